@@ -1,0 +1,1 @@
+"""Fleetmill: an AI factory that you own."""

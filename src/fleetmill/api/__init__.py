@@ -1,0 +1,1 @@
+"""The one front door of the factory and the routes behind it."""

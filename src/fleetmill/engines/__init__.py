@@ -1,0 +1,1 @@
+"""Existing engines, one file each, imported only when asked for."""

@@ -1,0 +1,56 @@
+"""Models through ONNX Runtime on one CPU thread: deterministic, and the same on device and judge."""
+
+from __future__ import annotations
+
+import onnxruntime
+
+from fleetmill.core.errors import EngineError, IntegrityError
+from fleetmill.core.line import Frame
+from fleetmill.seams.runtime import LoadedModel
+
+_BAD_FILE = (
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf,
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidGraph,
+    onnxruntime.capi.onnxruntime_pybind11_state.Fail,
+    onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented,
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
+)
+
+
+class OnnxRuntime:
+    """`seams.runtime.Runtime` over onnxruntime."""
+
+    def load(self, model: bytes) -> LoadedModel:
+        """Load a model from its bytes.
+
+        Raises:
+            IntegrityError: these bytes are no ONNX model that this runtime can run.
+        """
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except _BAD_FILE as error:
+            raise IntegrityError(f"model file of {len(model)} bytes does not load: {_first_line(error)}") from error
+        return _OnnxModel(session)
+
+
+class _OnnxModel:
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._inputs = {i.name for i in session.get_inputs()}
+
+    def ask(self, inputs: Frame) -> Frame:
+        """Outputs by port name; inputs that the model does not have are left out."""
+        try:
+            values = self._session.run(self._outputs, {k: v for k, v in inputs.items() if k in self._inputs})
+        except (ValueError, *_BAD_FILE, onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException) as error:
+            raise EngineError(f"the model could not be run: {_first_line(error)}") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Bytes from devices and foreign files become recordings."""

@@ -1,0 +1,1 @@
+"""An admitted model is signed and published."""

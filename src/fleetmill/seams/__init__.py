@@ -1,0 +1,1 @@
+"""Where the world begins: one small Protocol each, the embedded default, a fake."""

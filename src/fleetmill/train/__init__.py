@@ -1,0 +1,1 @@
+"""A dataset version becomes a model version."""
