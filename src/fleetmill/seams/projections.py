@@ -1,0 +1,130 @@
+"""Facts become spans, balances, journals, roles and members: in the transaction that appends them.
+
+What a fact of which kind does is one table, `APPLY`; the rule of a posting is `core.custody.move`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Table, and_, delete, insert, select, update
+
+from fleetmill.core.custody import LIVED, Posting, Span, days, move
+from fleetmill.core.errors import ConflictError
+from fleetmill.core.plain import build, plain
+from fleetmill.seams import schema
+
+Record = Mapping[str, Any]
+
+
+def apply(connection: Connection, seq: int, kind: str, record: Record) -> None:
+    """What the fact changes in the projections.
+
+    Raises:
+        ConflictError: the books cannot take it; the caller rolls back, nothing is written.
+    """
+    if kind in APPLY:
+        APPLY[kind](connection, seq, record)
+
+
+def _moved(connection: Connection, seq: int, record: Record) -> None:
+    posting = build(Posting, record)
+    overlapping = _overlapping(connection, posting)
+    after = move(posting, overlapping)
+    t = schema.span
+    for span in overlapping:
+        connection.execute(
+            delete(t).where(t.c.device == posting.device, t.c.track == posting.track, t.c.start_ns == span.start_ns)
+        )
+    rows = [
+        {
+            **plain(span),
+            "recording": span.recording or None,
+            "seq": seq,
+            "device": posting.device,
+            "track": posting.track,
+        }
+        for span in after
+    ]
+    connection.execute(insert(t), rows)
+    touched = [s for s in overlapping if s.account == posting.source] if posting.source != LIVED else []
+    _balance(connection, posting, touched)
+
+
+def _overlapping(connection: Connection, p: Posting) -> list[Span]:
+    t = schema.span
+    rows = connection.execute(
+        select(t)
+        .where(and_(t.c.device == p.device, t.c.track == p.track, t.c.start_ns < p.end_ns, t.c.end_ns > p.start_ns))
+        .order_by(t.c.start_ns)
+    )
+    return [
+        Span(
+            start_ns=r.start_ns,
+            end_ns=r.end_ns,
+            bytes=r.bytes,
+            messages=r.messages,
+            account=r.account,
+            reason=r.reason,
+            recording=r.recording or "",
+        )
+        for r in rows
+    ]
+
+
+def _balance(connection: Connection, p: Posting, before: list[Span]) -> None:
+    """Take the interval out of where it was, by its reasons, and put it where it goes; by UTC day."""
+    if p.source == LIVED:
+        pieces = [(p.start_ns, p.end_ns, p.bytes, "")]
+    else:
+        pieces = []
+        for span in before:
+            start, end = max(span.start_ns, p.start_ns), min(span.end_ns, p.end_ns)
+            whole = span.end_ns - span.start_ns
+            share = span.bytes * (end - span.start_ns) // whole - span.bytes * (start - span.start_ns) // whole
+            pieces.append((start, end, share, span.reason))
+    for start, end, size, reason in pieces:
+        for day, ns, part in days(start, end, size):
+            _add(connection, p.device, day, p.source, reason, -ns, -part)
+            _add(connection, p.device, day, p.to, p.reason, ns, part)
+
+
+def _add(connection: Connection, device: int, day: int, account: str, reason: str, ns: int, size: int) -> None:
+    _upsert(connection, schema.balance, {"device": device, "day": day, "account": account, "reason": reason}, ns, size)
+    _upsert(connection, schema.fleet_balance, {"day": day, "account": account, "reason": reason}, ns, size)
+
+
+def _upsert(connection: Connection, table: Table, key: dict[str, Any], ns: int, size: int) -> None:
+    where = and_(*(table.c[name] == value for name, value in key.items()))
+    changed = connection.execute(update(table).where(where).values(ns=table.c.ns + ns, bytes=table.c.bytes + size))
+    if changed.rowcount == 0:
+        connection.execute(insert(table).values(**key, ns=ns, bytes=size))
+
+
+def _journal(connection: Connection, seq: int, record: Record) -> None:  # noqa: ARG001
+    t = schema.device_journal
+    connection.execute(delete(t).where(t.c.device == record["device"]))
+    connection.execute(insert(t).values({c.name: record[c.name] for c in t.columns}))
+
+
+def _role(connection: Connection, seq: int, record: Record) -> None:
+    connection.execute(
+        insert(schema.role).values(line=record["line"], session=record["session"], role=record["role"], seq=seq)
+    )
+
+
+def _dataset(connection: Connection, seq: int, record: Record) -> None:  # noqa: ARG001
+    rows = [{"dataset": record["digest"], "track": 0, **row} for row in record["members"]]
+    if len({(r["device"], r["track"], r["start_ns"]) for r in rows}) != len(rows):
+        raise ConflictError(f"dataset {record['digest'][:12]}: two episodes begin at one instant")
+    if rows:
+        connection.execute(insert(schema.member), rows)
+
+
+APPLY: dict[str, Callable[[Connection, int, Record], None]] = {
+    "moved": _moved,
+    "journal": _journal,
+    "role": _role,
+    "dataset": _dataset,
+}

@@ -1,0 +1,162 @@
+"""MCAP in and out: the only file that knows the library.
+
+Indexed, zstd chunks of at most 4 MB, CRCs on, profile ``ros2`` (CONTRACTS, 4). The same messages give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mcap.reader import make_reader
+from mcap.writer import CompressionType, IndexType, Writer
+
+from fleetmill.core import canonical, wire
+from fleetmill.core.errors import IntegrityError, TooNewError
+from fleetmill.core.line import Feature, Message
+from fleetmill.core.plain import build, plain
+from fleetmill.core.recording import FORMAT, RecordingInfo
+
+CHUNK_BYTES = 4 * 1024 * 1024 - 256 * 1024  # a chunk ends with the message that crosses this
+_LIBRARY = "fleetmill"
+_METADATA = "fleet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoded:
+    """A message as bytes: what spool and recording hold."""
+
+    topic: str  # feature name, without the slash
+    kind: str  # message type, a key of `wire.KINDS`
+    time_ns: int
+    payload: bytes
+
+
+def write_recording(info: RecordingInfo, features: Iterable[Feature], messages: Iterable[Encoded]) -> bytes:
+    """The bytes of a sealed recording; messages must come in log order."""
+    by_name = {f.name: f for f in features}
+    buffer = io.BytesIO()
+    writer = Writer(buffer, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD, index_types=IndexType.ALL)
+    writer.start(profile=wire.PROFILE, library=_LIBRARY)
+    channels: dict[tuple[str, str], int] = {}
+    schemas: dict[str, int] = {}
+    for message in messages:
+        place = (message.topic, message.kind)
+        if place not in channels:
+            if message.kind not in schemas:
+                schemas[message.kind] = writer.register_schema(
+                    name=message.kind, encoding=wire.SCHEMA_ENCODING, data=wire.KINDS[message.kind].definition.encode()
+                )
+            channels[place] = writer.register_channel(
+                topic="/" + message.topic,
+                message_encoding=wire.ENCODING,
+                schema_id=schemas[message.kind],
+                metadata=_channel_metadata(by_name.get(message.topic)),
+            )
+        writer.add_message(
+            channel_id=channels[place],
+            log_time=message.time_ns,
+            publish_time=message.time_ns,
+            data=message.payload,
+        )
+    writer.add_metadata(_METADATA, {k: _text(v) for k, v in plain(info).items()})
+    writer.finish()  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def read_info(data: bytes, where: str) -> RecordingInfo | None:
+    """The ``fleet`` metadata record; None when the recording has none (it is not ours).
+
+    Raises:
+        IntegrityError: truncated or damaged.
+        TooNewError: written by a newer version.
+    """
+    with _translated(where):
+        for record in make_reader(io.BytesIO(data), validate_crcs=True).iter_metadata():
+            if record.name == _METADATA:
+                return _info(record.metadata, where)
+    return None
+
+
+def read_messages(data: bytes, where: str) -> Iterator[Message]:
+    """Messages in log order, decoded by the wire table; other message types are passed over.
+
+    Raises:
+        IntegrityError: truncated or damaged.
+    """
+    with _translated(where):
+        for schema, channel, message in make_reader(io.BytesIO(data), validate_crcs=True).iter_messages():
+            if schema is None or schema.name not in wire.KINDS or channel.message_encoding != wire.ENCODING:
+                continue
+            yield Message(
+                topic=channel.topic.removeprefix("/"),
+                log_time_ns=message.log_time,
+                publish_time_ns=message.publish_time,
+                value=wire.decode(schema.name, message.data, _shape(channel.metadata)),
+            )
+
+
+def count(data: bytes, where: str) -> tuple[int, int]:
+    """(payload bytes, messages): what the books count.
+
+    Raises:
+        IntegrityError: truncated or damaged.
+    """
+    size = number = 0
+    with _translated(where):
+        for _, _, message in make_reader(io.BytesIO(data), validate_crcs=True).iter_messages(log_time_order=False):
+            size, number = size + len(message.data), number + 1
+    return size, number
+
+
+def encode(feature: Feature, message: Message) -> Encoded:
+    """A decoded message as its bytes."""
+    kind = wire.kind_of(feature, message.value)
+    return Encoded(
+        topic=feature.name,
+        kind=kind.name,
+        time_ns=message.log_time_ns,
+        payload=wire.encode(kind, message.value, message.publish_time_ns),
+    )
+
+
+def _channel_metadata(feature: Feature | None) -> dict[str, str]:
+    if feature is None:
+        return {}
+    return {"feature": canonical.dumps(plain(feature)).decode()}
+
+
+def _shape(metadata: Mapping[str, str]) -> tuple[int, ...]:
+    if "feature" not in metadata:
+        return (-1,)
+    return tuple(canonical.loads(metadata["feature"])["shape"])
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else canonical.dumps(value).decode()
+
+
+def _info(metadata: Mapping[str, str], where: str) -> RecordingInfo:
+    values: dict[str, object] = dict(metadata)
+    for name in ("start_ns", "end_ns", "track", "version", "tags"):
+        if name in metadata:
+            values[name] = canonical.loads(metadata[name])
+    version = values.get("version", 1)
+    if isinstance(version, int) and version > FORMAT:
+        raise TooNewError(where, found=version, newest_known=FORMAT)
+    return build(RecordingInfo, values, where)
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (TooNewError, IntegrityError):
+        raise
+    except Exception as error:  # the library raises what its codecs raise: struct, zstd, lz4, its own
+        raise IntegrityError(
+            f"{where}: not a whole MCAP file ({type(error).__name__}: {error or 'ends early'}). "
+            "Copy it again from its source; `mcap recover` may save its first part"
+        ) from error
