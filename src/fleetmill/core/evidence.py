@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from fleetmill.core.line import Metrics, Tally
+from fleetmill.core.line import Metrics
 
-Pool = Callable[[Sequence[Tally]], Metrics]
+Trial = TypeVar("Trial")  # a tally, or all tallies of one session
 RESAMPLES = 1000
 
 
@@ -33,7 +34,14 @@ class Ratio:
     pairs: int
 
 
-def ratios(metrics: Sequence[str], a: Sequence[Tally], b: Sequence[Tally], pool: Pool, *, seed: int) -> list[Ratio]:
+def ratios(
+    metrics: Sequence[str],
+    a: Sequence[Trial],
+    b: Sequence[Trial],
+    pool: Callable[[Sequence[Trial]], Metrics],
+    *,
+    seed: int,
+) -> list[Ratio]:
     """The ratio of each metric over the same resamples of the pairs.
 
     0/0 counts as 1 (no difference seen), x/0 as infinity.
@@ -62,7 +70,9 @@ def ratios(metrics: Sequence[str], a: Sequence[Tally], b: Sequence[Tally], pool:
     ]
 
 
-def interval(metric: str, tallies: Sequence[Tally], pool: Pool, *, seed: int) -> tuple[float, float, float]:
+def interval(
+    metric: str, tallies: Sequence[Trial], pool: Callable[[Sequence[Trial]], Metrics], *, seed: int
+) -> tuple[float, float, float]:
     """(value, low, high): a pooled metric with its 95 % bootstrap interval over trials."""
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(tallies), (RESAMPLES, len(tallies)))

@@ -162,6 +162,9 @@ class Judging:
     metrics: Callable[[Sequence[Tally]], Metrics]  # pools tallies: R2, AUROC, PHM08 need the pool
     live: Callable[[Sequence[Step], Sequence[Frame]], Tally] | None = None  # lived steps and what was sent
     baseline: Callable[[Data], Policy] | None = None  # last value, weekly naive, linear: what must be beaten
+    scenario: str = "field"  # of the gate's worlds
+    trial_seconds: float = 10.0  # how long one of the gate's trials lives at most
+    looks: tuple[int, ...] = (16, 24, 32, 40)  # after how many pairs the gate may decide
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,6 +226,30 @@ def as_it_is(action: Frame, observation: Frame, memory: Memory) -> tuple[Frame, 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """What each device of a simulated fleet lives in one generation."""
+
+    scenario: str
+    sessions: int  # per device
+    seconds: float  # at most, per session
+    budget_ratio: float  # share of the recorded bytes that may be kept
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a simulated fleet lives on this line: what `fleetmill demo` does, and nothing else reads."""
+
+    devices: int
+    first: Round  # generation 0: no model yet, the expert drives
+    then: Round
+    headline: str  # the metric that the report is about
+    report_trials: int = 20
+    report_seconds: float = 20.0
+    quick: tuple[int, int] = (2, 4)  # generations and devices of `demo --quick`
+    train: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
     """One workload: everything that the loop must know about it, as a value."""
 
@@ -241,3 +268,4 @@ class Line:
     world: Callable[[str, int], World] | None = None  # scenario ("default", "field"), seed
     importers: tuple[Importer, ...] = ()
     version: int = 1  # of cut: part of the dataset fingerprint
+    recipe: Recipe | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copyreg
+from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from fleetmill.core.errors import EngineMissingError, LineError, NotFoundError
@@ -32,3 +34,10 @@ def find(name: str) -> Line:
             raise LineError(f"{point.value} must be a Line, it is a {type(line).__name__}")
         return line
     raise NotFoundError(f"no line {name!r}: installed are {', '.join(names()) or 'none'}. See docs/lines.md")
+
+
+def _by_name(line: Line) -> tuple[Callable[[str], Line], tuple[str]]:
+    return find, (line.name,)
+
+
+copyreg.pickle(Line, _by_name)  # a line travels to a worker process by its name: its parts are plain functions

@@ -23,7 +23,7 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     temp = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{_UNFINISHED}")
     try:
         _fill(temp, data, mode)
-        os.replace(temp, path)
+        temp.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         temp.unlink(missing_ok=True)
@@ -32,7 +32,12 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable: a rename is on the disk only after this (fsync(2), notes)."""
-    handle = os.open(folder, os.O_RDONLY)
+    sync_file(folder)
+
+
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file that was closed durable."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -1,0 +1,66 @@
+"""Scorecards and verdicts: accepted or not, with every reason and its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Decision = Literal["accepted", "held", "not_enough_evidence"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scorecard:
+    """Metrics of one model version on one plan of trials, in total and by slice."""
+
+    model: str  # digest; "baseline" for the line's baseline
+    plan: str  # digest of the plan: which worlds or which recordings
+    trials: str  # digest of the tallies: a blob
+    number: int
+    metrics: Mapping[str, float]
+    slices: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reason:
+    """One check and what came of it. `low` and `high`: 95 % paired bootstrap interval of the ratio."""
+
+    metric: str
+    slice: str  # "all"
+    better: str
+    against: str  # champion, baseline or limit
+    candidate: float
+    other: float
+    ratio: float
+    low: float
+    high: float
+    limit: float
+    rule: Literal["bound", "margin", "limit"]
+    pairs: int
+    trials: str  # digest of both sides' tallies
+    met: bool
+
+    def sentence(self) -> str:
+        """The reason in one line."""
+        how = {"bound": "one-sided 97.5 % bound", "margin": "point estimate", "limit": "value"}[self.rule]
+        sign = "below" if self.better == "lower" else "above"
+        return (
+            f"{'met' if self.met else 'NOT MET'}: {self.metric} ({self.slice}) {self.candidate:.4g} against "
+            f"{self.against} {self.other:.4g}: ratio {self.ratio:.3g} [{self.low:.3g}, {self.high:.3g}], "
+            f"{how} must be {sign} {self.limit:g}; {self.pairs} pairs, trials {self.trials[:12]}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What the gate said of a candidate."""
+
+    line: str
+    candidate: str
+    champion: str  # ""; judged against the baseline
+    dataset: str
+    decision: Decision
+    reasons: tuple[Reason, ...]
+    pairs: int
+    plan: str
+    extra: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,271 @@
+"""The device agent: it keeps its model up to date, lives what campaigns ask for, and hands over what it kept.
+
+Choose / do / once / forever. `once` finds its place in journal, spool and slots, so that it may be killed anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from fleetmill.core import canonical
+from fleetmill.core.errors import IntegrityError, InvalidInputError, UnavailableError
+from fleetmill.core.fleet import Campaign
+from fleetmill.core.line import Line, World
+from fleetmill.core.plain import build
+from fleetmill.core.release import Report, io_contract
+from fleetmill.device import live, update
+from fleetmill.device.enrolment import Enrolled, read_enrolled
+from fleetmill.device.health import check_health
+from fleetmill.device.identity import SignedRequests, open_identity
+from fleetmill.device.journal import Journal, open_journal
+from fleetmill.device.slots import Slots, open_slots
+from fleetmill.device.spool import Spool, open_spool
+from fleetmill.device.update_rule import Machine, Reason, Release, SignedFile, SignedTarget, choose
+from fleetmill.device.upload import Outbox, Uploader
+from fleetmill.seams.runtime import RunningPolicy, Runtime, policies
+
+METADATA, TARGETS = "/v1/repository/metadata/", "/v1/repository/targets/"
+_RETRY_SECONDS = (0.2, 10.0)
+_REPORTED = (Reason.OTHER_LINE, Reason.OTHER_HARDWARE, Reason.OTHER_IO_CONTRACT, Reason.OLDER, Reason.MALFORMED)
+Open = Callable[[str, int], World]
+
+
+@dataclass(kw_only=True, slots=True)
+class Agent:
+    """One device at work. Made by `open_agent`."""
+
+    me: Enrolled
+    line: Line
+    folder: Path
+    client: httpx.Client
+    slots: Slots
+    spool: Spool
+    journal: Journal
+    outbox: Outbox
+    uploader: Uploader
+    runtime: Runtime
+    world: Open
+    clock: Callable[[], int]
+    say: Callable[[str], None]
+    running: Release | None = None
+    policy: RunningPolicy | None = None
+
+    def start(self) -> None:
+        """After power-on: run what is proven whole, report what was given up, close what a crash left open."""
+        start = self.slots.boot()
+        for line in start.damaged:
+            self._report("failed", None, f"a slot is damaged: {line}")
+        if start.given_up:
+            self._report("failed", None, f"release {start.given_up[:12]} was tried too often without a confirmation")
+        if start.run:
+            self._run(start.run)
+        for session in live.recover(self.journal, self.spool):
+            self.say(f"session {session} was ended by a crash; what was durable is kept")
+
+    def once(self) -> bool:
+        """Everything that can be done now; True when something was done.
+
+        Raises:
+            UnavailableError: the factory did not answer.
+        """
+        done = self._hand_over()
+        targets = self._refresh()
+        done = self._update(targets) or done
+        campaign = self._campaign(targets)
+        if campaign is not None and live.begun(self.journal, campaign) < campaign.sessions:
+            self._live(campaign)
+            done = True
+        live.settle(self.me, self.line, self.journal, self.spool, self._known_campaign)
+        done = self._hand_over() or done
+        self.outbox.send(self.uploader)
+        return done
+
+    def forever(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Work until stopped; when there is nothing to do, wait for news. The one place that retries."""
+        wait = _RETRY_SECONDS[0]
+        while not stop():
+            try:
+                if not self.once():
+                    self._wait()
+                wait = _RETRY_SECONDS[0]
+            except UnavailableError as error:
+                self.say(f"{error}; again in {wait:.1f} s")
+                time.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
+                wait = min(2 * wait, _RETRY_SECONDS[1])
+
+    def _refresh(self) -> tuple[SignedTarget, ...]:
+        try:
+            return update.refresh(
+                self.client,
+                url=self.me.factory + METADATA,
+                cache=self.folder / "tuf",
+                bootstrap=base64.b64decode(self.me.root),
+                memory=self.slots,
+                now_ns=self.clock(),
+            )
+        except IntegrityError as error:  # refused: what runs goes on running
+            self._report("refused", None, str(error))
+            return ()
+
+    def _update(self, targets: tuple[SignedTarget, ...]) -> bool:
+        state = self.slots.state
+        decision = choose(
+            targets,
+            Machine(
+                line=self.line.name,
+                hardware=self.me.hardware,
+                io_contract_sha256=io_contract(self.line),
+                highest_counter=state.counters.get(self.line.name, 0),
+                installed=state.active,
+                unfinished=state.unfinished,
+            ),
+        )
+        for refusal in decision.refusals:
+            if refusal.reason in _REPORTED:
+                self._report("refused", None, f"{refusal.reason.value}: {refusal.detail}")
+        if decision.install is None or not self.line.safe({}):
+            return False
+        try:
+            self._install(decision.install)
+        except IntegrityError as error:
+            self._report("refused", decision.install, str(error))
+            return False
+        return True
+
+    def _install(self, release: Release) -> None:
+        """Fetch, stage, try, flip, confirm from the slot that runs. A failed check leaves the old model at work."""
+        into = self.slots.fetching(release)
+        for file in release.files:
+            update.download(self.client, url=self.me.factory + TARGETS, file=file, into=into)
+        slot = self.slots.stage(release)
+        self.slots.begin_trial(release)
+        health = check_health(slot, release)
+        if not health.passed:
+            self.slots.reject(release.digest)
+            self._report("failed", release, f"health check: {health.line}")
+            return
+        self.slots.confirm(release.digest)
+        self._run(release)
+        self._report("confirmed", release, health.line)
+        self.outbox.send(self.uploader)
+
+    def _run(self, release: Release) -> None:
+        model = self.slots.read(release.digest, "model.onnx")
+        self.policy, self.running = policies(self.line, self.runtime, {"model.onnx": model}), release
+
+    def _campaign(self, targets: tuple[SignedTarget, ...]) -> Campaign | None:
+        """The newest campaign of this device's line that the factory signed."""
+        found = [t for t in targets if t.path.startswith("campaigns/") and t.custom.get("line") == self.line.name]
+        if not found:
+            return None
+        target = max(found, key=lambda t: int(t.custom["number"]))
+        into = self.folder / "campaigns" / target.sha256
+        into.mkdir(parents=True, exist_ok=True)
+        file = SignedFile(path=target.path, name=target.name, length=target.length, sha256=target.sha256)
+        data = update.download(self.client, url=self.me.factory + TARGETS, file=file, into=into).read_bytes()
+        return build(Campaign, canonical.loads(data), "campaign")
+
+    def _known_campaign(self, digest: str) -> Campaign:
+        """A campaign that was verified and kept when its first session was begun."""
+        data = (self.folder / "campaigns" / digest / "campaign.json").read_bytes()
+        return build(Campaign, canonical.loads(data), "campaign")
+
+    def _live(self, campaign: Campaign) -> None:
+        while live.begun(self.journal, campaign) < campaign.sessions:
+            live.live(
+                self.me,
+                self.line,
+                self.journal,
+                self.spool,
+                campaign,
+                policy=self.policy,
+                model=self.running.model if self.running else "",
+                world=self.world,
+            )
+
+    def _hand_over(self) -> bool:
+        done = False
+        for begin in self.spool.sessions():
+            settled = self.spool.settled(begin.session)
+            if settled is not None:
+                self.uploader.hand_over(self.journal, self.spool, begin.session, settled)
+                done = True
+        return done
+
+    def _wait(self) -> None:
+        """Ask to be answered when there is newer metadata; the answer is only a hint, nothing in it is believed."""
+        try:
+            self.client.get("/v1/wait", params={"timestamp": self.slots.state.seen.timestamp}, timeout=60.0)
+        except httpx.HTTPError as error:
+            raise UnavailableError(f"{self.me.factory}: {type(error).__name__}") from error
+
+    def _report(self, state: str, release: Release | None, reason: str) -> None:
+        file = next((f.sha256 for f in release.files if f.name == "model.onnx"), "") if release else ""
+        runs = next((f.sha256 for f in self.running.files if f.name == "model.onnx"), "") if self.running else ""
+        self.say(f"{state}: {reason}")
+        self.outbox.put(
+            Report(
+                device=self.me.name,
+                line=self.line.name,
+                state=state,  # type: ignore[arg-type]
+                release_counter=release.counter if release else 0,
+                model_file=file,
+                running=runs,
+                reason=reason,
+            )
+        )
+
+
+@contextmanager
+def open_agent(
+    folder: Path,
+    line: Line,
+    *,
+    world: Open | None = None,
+    client: httpx.Client | None = None,
+    clock: Callable[[], int] = time.time_ns,
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[Agent]:
+    """The agent of the device in `folder`; the only place that chooses a device's engines.
+
+    Raises:
+        NotFoundError: not enrolled.
+        ConflictError: another process runs this device.
+        InvalidInputError: it was enrolled for another line.
+    """
+    from fleetmill.engines.runtime_onnx import OnnxRuntime
+
+    me = read_enrolled(folder)
+    if me.line != line.name:
+        raise InvalidInputError(f"{folder}: is enrolled for line {me.line}, not {line.name}")
+    if world is None and line.world is None:
+        raise InvalidInputError(f"line {line.name}: has no world; a driver of the real machine must be given")
+    identity = open_identity(folder / "key.pem", me.name)
+    with ExitStack() as stack:
+        http = client or stack.enter_context(httpx.Client(base_url=me.factory, timeout=30.0))
+        http.auth = SignedRequests(identity)
+        agent = Agent(
+            me=me,
+            line=line,
+            folder=folder,
+            client=http,
+            slots=stack.enter_context(open_slots(folder / "slots")),
+            spool=open_spool(folder / "spool"),
+            journal=open_journal(folder / "journal.jsonl"),
+            outbox=Outbox(folder / "outbox"),
+            uploader=Uploader(http, identity, me.number),
+            runtime=OnnxRuntime(),
+            world=world or line.world,  # type: ignore[arg-type]
+            clock=clock,
+            say=say,
+        )
+        agent.start()
+        yield agent

@@ -1,0 +1,111 @@
+"""Trials: a policy lives in worlds, or is replayed on recorded episodes; each gives tallies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fleetmill.core import canonical
+from fleetmill.core.drive import drive
+from fleetmill.core.errors import LineError
+from fleetmill.core.ids import sha256
+from fleetmill.core.line import Array, Data, Episode, Line, Policy, Tally
+from fleetmill.core.plain import plain
+from fleetmill.seams.executor import Executor
+from fleetmill.seams.runtime import Runtime, policies
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveTrial:
+    """One life in one world; travels to a worker process."""
+
+    line: Line
+    model: bytes | None  # model.onnx; None: the line's baseline, fitted on nothing
+    scenario: str
+    seed: int
+    seconds: float
+    runtime: Runtime
+    baseline: Policy | None = None
+
+
+def live(trial: LiveTrial) -> Tally:
+    """What one policy came to in one world."""
+    line = trial.line
+    if line.world is None or line.judging.live is None:
+        raise LineError(f"line {line.name}: has no world to judge in")
+    policy = policies(line, trial.runtime, {"model.onnx": trial.model}) if trial.model else trial.baseline
+    world = line.world(trial.scenario, trial.seed)
+    try:
+        moments = list(drive(world, policy, steps=max(1, round(trial.seconds * line.model.rate_hz))))
+    finally:
+        world.close()
+    return line.judging.live([m.step for m in moments], [m.sent for m in moments])
+
+
+def live_side(
+    line: Line,
+    executor: Executor,
+    runtime: Runtime,
+    *,
+    model: bytes | None,
+    seeds: Sequence[int],
+    baseline: Policy | None = None,
+    scenario: str | None = None,
+    seconds: float | None = None,
+) -> list[Sequence[Tally]]:
+    """One tally per seed, in the seeds' order."""
+    trials = [
+        LiveTrial(
+            line=line,
+            model=model,
+            scenario=scenario or line.judging.scenario,
+            seed=seed,
+            seconds=seconds or line.judging.trial_seconds,
+            runtime=runtime,
+            baseline=baseline,
+        )
+        for seed in seeds
+    ]
+    return [[tally] for tally in executor.map(live, trials)]
+
+
+def replay_side(line: Line, policy: Policy, data: Data) -> list[Sequence[Tally]]:
+    """The tallies of each session's episodes, sessions in the dataset's order."""
+    found: dict[str, list[Tally]] = {}
+    for episode in _episodes(data):
+        policy.reset()
+        found.setdefault(f"{episode.device}/{episode.session}", []).append(line.judging.score(policy, episode))
+    return list(found.values())
+
+
+def sliced(line: Line, policy: Policy, data: Data) -> Mapping[str, list[Tally]]:
+    """The tallies of the episodes of each of the line's slices; a slice without episodes is left out."""
+    found: dict[str, list[Tally]] = {}
+    for episode in _episodes(data):
+        for name, belongs in line.slices.items():
+            if belongs(episode):
+                policy.reset()
+                found.setdefault(name, []).append(line.judging.score(policy, episode))
+    return found
+
+
+def digest(side: Sequence[Sequence[Tally]]) -> tuple[str, bytes]:
+    """(digest, canonical bytes) of tallies: what a reason points at."""
+    data = canonical.dumps([[{k: _plain(v) for k, v in t.items()} for t in trial] for trial in side])
+    return sha256(data), data
+
+
+def read(data: bytes) -> list[list[dict[str, Array]]]:
+    """Tallies from their canonical bytes."""
+    return [[{k: np.asarray(v) for k, v in t.items()} for t in trial] for trial in canonical.loads(data)]
+
+
+def _plain(value: object) -> object:
+    return plain(np.asarray(value, np.float64).tolist())
+
+
+def _episodes(data: Data) -> Iterator[Episode]:
+    for index in range(len(data)):
+        yield data.episode(index)

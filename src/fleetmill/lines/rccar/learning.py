@@ -1,0 +1,94 @@
+"""Imitate the driver: a small conv net on a quarter of the camera's resolution. Loads torch: imported by `train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from fleetmill.core.line import Array, ModelSpec, Tracker, TrainJob
+from fleetmill.engines.export_onnx import export
+from fleetmill.lines.fit import Plan, fit, steady, take_over, weights
+
+_STEPS = 600
+_RATE = 2e-3
+_DECAY = 1e-2
+_BATCH = 64
+_SHRINK = 4  # 120 x 160 -> 30 x 40: finer pictures cost more and steered no better (docs/lines/rccar.md)
+_SHIFT = 2  # pixels of the shrunk picture, each way
+_LIGHT = 0.3  # spread of the random brightness; a third of it for each colour
+
+
+class CarNet(torch.nn.Module):
+    """Camera uint8 (B, 120, 160, 3) -> steer (B,) as a share of full lock."""
+
+    mean: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))  # of the first training's labels: the net learns the rest
+        relu, conv = torch.nn.ReLU, torch.nn.Conv2d
+        self.layers = torch.nn.Sequential(
+            conv(3, 16, 5, 2), relu(), conv(16, 32, 3, 2), relu(), conv(32, 32, 3, 1), relu(), torch.nn.Flatten(),
+            torch.nn.Dropout(0.3), torch.nn.Linear(32 * 4 * 7, 64), relu(), torch.nn.Dropout(0.3),
+            torch.nn.Linear(64, 1),
+        )  # fmt: skip
+
+    def forward(self, camera: torch.Tensor) -> torch.Tensor:
+        """Steer for each picture."""
+        return self.steer(shrink(camera))
+
+    def steer(self, small: torch.Tensor) -> torch.Tensor:
+        """Steer for pictures that are shrunk already (B, 3, 30, 40)."""
+        answer: torch.Tensor = self.layers(small)
+        return answer[:, 0] + self.mean
+
+
+def shrink(camera: torch.Tensor) -> torch.Tensor:
+    """uint8 (B, 120, 160, 3) -> float32 (B, 3, 30, 40), means of 4 x 4 pixels, within -0.5..0.5."""
+    small = torch.nn.functional.avg_pool2d(camera.permute(0, 3, 1, 2).to(torch.float32), _SHRINK)
+    return small / 255.0 - 0.5
+
+
+def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, bytes]:
+    """Mean squared distance to the driver over all training frames, each as likely as the other."""
+    data = job.data.split("train")
+    labels = torch.from_numpy(np.array(data.column("label.steer"), dtype=np.float32))
+    plan = Plan(steps=int(job.settings.get("steps", _STEPS)), rate=float(job.settings.get("rate", _RATE)), decay=_DECAY)
+    with steady(job.seed):
+        net = CarNet()
+        if job.parent is None and len(labels):
+            net.mean.fill_(float(labels.mean()))
+        take_over(net, job.parent)
+        small = _small(data.column("camera")) if plan.steps else torch.zeros(0)
+
+        def loss(chance: np.random.Generator) -> torch.Tensor:
+            rows = torch.from_numpy(chance.integers(len(labels), size=_BATCH))
+            seen = _lit(_shifted(small[rows].to(torch.float32), chance), chance)
+            return torch.nn.functional.mse_loss(net.steer(seen), labels[rows])
+
+        fit(net, loss, plan, job, tracker, {"rows.driver": float(len(labels))})
+        return {"model.onnx": export(net, spec), "weights.safetensors": weights(net)}
+
+
+def _small(camera: Array) -> torch.Tensor:
+    """Every frame shrunk once, float16 to hold 100,000 in 700 MB; the rounding is far below the camera's noise."""
+    parts = (np.array(camera[i : i + 256]) for i in range(0, len(camera), 256))
+    return torch.cat([shrink(torch.from_numpy(part)).to(torch.float16) for part in parts])
+
+
+def _shifted(small: torch.Tensor, chance: np.random.Generator) -> torch.Tensor:
+    """Each picture moved by up to `_SHIFT` pixels, its edge repeated: a mount is never exactly the same."""
+    count, _, high, wide = small.shape
+    room = torch.nn.functional.pad(small, (_SHIFT,) * 4, mode="replicate")
+    down, right = chance.integers(0, 2 * _SHIFT + 1, size=(2, count))
+    return torch.stack([room[i, :, y : y + high, x : x + wide] for i, (y, x) in enumerate(zip(down, right))])
+
+
+def _lit(small: torch.Tensor, chance: np.random.Generator) -> torch.Tensor:
+    """Each picture in another light: one gain for all, one gain and offset per colour."""
+    count = len(small)
+    gain = np.exp(chance.normal(0, _LIGHT, (count, 1, 1, 1)) + chance.normal(0, _LIGHT / 3, (count, 3, 1, 1)))
+    offset = chance.normal(0, _LIGHT / 3, (count, 3, 1, 1))
+    return (small + 0.5) * torch.from_numpy(gain).float() - 0.5 + torch.from_numpy(offset).float()

@@ -1,0 +1,197 @@
+"""Refining: closed sessions become a dataset version. Each session is cut once, whatever version it goes into."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import simplejpeg
+
+from fleetmill.core import canonical
+from fleetmill.core.custody import Posting
+from fleetmill.core.dataset import DatasetVersion, Part
+from fleetmill.core.errors import IntegrityError, NotFoundError
+from fleetmill.core.line import Array, Episode, Line, Message
+from fleetmill.core.plain import build, plain
+from fleetmill.core.recording import Session
+from fleetmill.core.split import ROLES
+from fleetmill.refine import data as datasets
+from fleetmill.refine import stages
+from fleetmill.seams import recordings
+from fleetmill.seams.blobs import Blobs
+from fleetmill.seams.books import Books
+from fleetmill.seams.ledger import Draft, Fact, Ledger
+from fleetmill.seams.tables import Place, open_table, write_table
+
+Read = Callable[[str], bytes]
+
+
+def run(
+    ledger: Ledger, books: Books, blobs: Blobs, line: Line, sessions: Sequence[Session], *, parent: str = ""
+) -> DatasetVersion:
+    """The dataset version of exactly these sessions (all that the line has ever had, or fewer).
+
+    Sessions that were refined before are not read again. The digest does not depend on the order of `sessions`.
+    """
+    roles = books.roles(line.name)
+    facts = {s.key: _refined(ledger, books, blobs, line, s) for s in sessions}
+    parts = tuple(
+        Part(
+            session=s.key,
+            manifest=canonical.digest(plain(s)),
+            role=roles[s.key],
+            episodes=tuple(place["digest"] for place in facts[s.key].record["episodes"]),
+            rows=sum(place["rows"] for place in facts[s.key].record["episodes"]),
+        )
+        for s in sorted(sessions, key=lambda s: (s.device, s.number))
+    )
+    version = DatasetVersion(line=line.name, line_version=line.version, parts=parts, parent=parent)
+    _enter(ledger, blobs, version, facts)
+    return version
+
+
+def open_data(ledger: Ledger, blobs: Blobs, version: str) -> datasets.Dataset:
+    """A dataset version's rows, memory-mapped.
+
+    Raises:
+        NotFoundError: no such version.
+    """
+    record = ledger.get("dataset", version).record
+    return datasets.Dataset({role: open_table(blobs.path(digest)) for role, digest in record["shards"].items()})
+
+
+def read_session(session: Session, read: Read) -> list[Message]:
+    """Every message of a session in log order, JPEG images decoded."""
+    found: list[Message] = []
+    for ref in session.recordings:
+        found += [_pixels(m) for m in recordings.read_messages(read(ref.digest), f"recording {ref.digest[:12]}")]
+    return found
+
+
+def _refined(ledger: Ledger, books: Books, blobs: Blobs, line: Line, session: Session) -> Fact:
+    key = f"{line.name}/{line.version}/{session.key}"
+    try:
+        return ledger.get("refined", key)
+    except NotFoundError:
+        pass
+    found = list(stages.episodes(line, session, read_session(session, blobs.get)))
+    places = [_place(e) for e in found]
+    frames = [stages.frame_digests(line, e) for e in found]
+    record = {
+        "line": line.name,
+        "line_version": line.version,
+        "session": session.key,
+        "episodes": plain(places),
+        "shard": blobs.put(write_table(found, places)) if found else "",
+        "frames": blobs.put(np.concatenate([*frames, np.zeros(0, np.uint64)]).tobytes()),
+    }
+    number = ledger.get("device", session.device).record["number"]
+    moves = [p for ref in session.recordings for p in _custody(books, number, ref.start_ns, ref.end_ns, places)]
+    drafts = [Draft(kind="moved", key=p.key, record=plain(p)) for p in moves]
+    return ledger.append([*drafts, Draft(kind="refined", key=key, record=record)])[-1]
+
+
+def _enter(ledger: Ledger, blobs: Blobs, version: DatasetVersion, facts: dict[str, Fact]) -> None:
+    try:
+        ledger.get("dataset", version.digest)
+        return
+    except NotFoundError:
+        pass
+    numbers = {f.key: f.record["number"] for f in ledger.read(kind="device")}
+    members = [
+        {
+            "device": numbers[place["device"]],
+            "start_ns": place["start_ns"],
+            "end_ns": place["end_ns"],
+            "episode": place["digest"],
+        }
+        for part in version.parts
+        for place in facts[part.session].record["episodes"]
+    ]
+    shards = {role: _shard(blobs, version, role, facts) for role in ROLES}
+    record = {
+        "digest": version.digest,
+        "manifest": plain(version),
+        "members": members,
+        "shards": {role: digest for role, digest in shards.items() if digest},
+    }
+    ledger.append([Draft(kind="dataset", key=version.digest, record=record)])
+
+
+def _shard(blobs: Blobs, version: DatasetVersion, role: str, facts: dict[str, Fact]) -> str:
+    """One file per role, so that a training's batch is a gather out of one memory map."""
+    found: list[Episode] = []
+    places: list[Place] = []
+    for part in version.parts:
+        digest = facts[part.session].record["shard"]
+        if part.role == role and digest:
+            table = open_table(blobs.path(digest))
+            found += [table.episode(i) for i in range(len(table.places))]
+            places += table.places
+    return blobs.put(write_table(found, places)) if found else ""
+
+
+def _place(e: Episode) -> Place:
+    return Place(
+        digest=stages.digest(e),
+        device=e.device,
+        session=e.session,
+        start_ns=e.start_ns,
+        end_ns=e.end_ns,
+        rows=len(e.times_ns),
+        tags=dict(e.tags),
+    )
+
+
+def _custody(books: Books, device: int, start_ns: int, end_ns: int, places: Sequence[Place]) -> Iterator[Posting]:
+    """What was landed is refined where an episode covers it, and left out, with the reason, where none does."""
+    edges = {start_ns, end_ns}
+    for place in places:
+        edges |= {t for t in (place.start_ns, place.end_ns) if start_ns < t < end_ns}
+    held = books.spans(device, start_ns, end_ns)
+    if any(s.account != "landed" for s in held):
+        return  # another line's cut, or an earlier version's, moved it before: use is not custody
+    (span,) = held
+    ordered = sorted(edges)
+    given = [0, 0]
+    for a, b in itertools.pairwise(ordered):
+        inside = any(p.start_ns <= a and b <= p.end_ns for p in places)
+        # each posting cuts what the one before left, so amounts are shares of the rest
+        size = (span.bytes - given[0]) * (b - a) // (end_ns - a)
+        messages = (span.messages - given[1]) * (b - a) // (end_ns - a)
+        given = [given[0] + size, given[1] + messages]
+        yield Posting(
+            device=device,
+            track=0,
+            start_ns=a,
+            end_ns=b,
+            bytes=size,
+            messages=messages,
+            source="landed",
+            to="refined" if inside else "left_out",
+            reason="" if inside else "not_cut",
+            by="factory",
+        )
+
+
+def _pixels(message: Message) -> Message:
+    if "format" not in message.value:
+        return message
+    data = np.asarray(message.value["data"], np.uint8)
+    try:
+        picture: Array = simplejpeg.decode_jpeg(data.tobytes(), colorspace="RGB")
+    except ValueError as error:
+        raise IntegrityError(f"/{message.topic} at {message.log_time_ns}: no whole JPEG ({error})") from error
+    return Message(
+        topic=message.topic,
+        log_time_ns=message.log_time_ns,
+        publish_time_ns=message.publish_time_ns,
+        value={"data": picture},
+    )
+
+
+def manifest(record: Any) -> DatasetVersion:
+    """The version in a ``dataset`` fact's record."""
+    return build(DatasetVersion, record["manifest"])

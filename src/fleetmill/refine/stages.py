@@ -1,0 +1,97 @@
+"""The rule of refining: messages of one session become stretches, then the line's episodes. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from fleetmill.core import canonical
+from fleetmill.core.errors import LineError
+from fleetmill.core.ids import sha256
+from fleetmill.core.line import Array, Episode, Line, Message, Stretch
+from fleetmill.core.plain import plain
+from fleetmill.core.recording import Session
+
+GAP_PERIODS = 3  # of the slowest required channel: a longer silence ends a stretch
+
+
+def stretches(line: Line, session: Session, messages: Sequence[Message]) -> Iterator[Stretch]:
+    """The session without its holes: a stretch ends where a recording ended or nothing came for three periods."""
+    longest_ns = GAP_PERIODS * max((f.hold_ns for f in line.features if f.kind == "observation"), default=0)
+    starts = {r.start_ns for r in session.recordings}
+    ends = {r.end_ns for r in session.recordings}
+    run: list[Message] = []
+    index = 0
+    for message in messages:
+        new_file = message.log_time_ns in starts and message.log_time_ns not in ends
+        if run and (_gap(run[-1], message) > max(longest_ns, 1) or (new_file and _gap(run[-1], message) > 0)):
+            yield _stretch(session, index, run)
+            run, index = [], index + 1
+        run.append(message)
+    if run:
+        yield _stretch(session, index, run)
+
+
+def episodes(line: Line, session: Session, messages: Sequence[Message]) -> Iterator[Episode]:
+    """What the line cuts out of a session's messages.
+
+    Raises:
+        LineError: an episode that is empty, out of order, or outside its session.
+    """
+    for stretch in stretches(line, session, messages):
+        for episode in line.cut(stretch):
+            _check(line, session, episode)
+            yield episode
+
+
+def digest(episode: Episode) -> str:
+    """Names an episode by device, session, interval and its arrays' bytes."""
+    arrays = {
+        name: [str(a.dtype), list(a.shape), sha256(np.ascontiguousarray(a).view(np.uint8).reshape(-1).data)]
+        for name, a in {**episode.columns, "time_ns": np.asarray(episode.times_ns, np.int64)}.items()
+        if a.size or a.shape
+    }
+    return canonical.digest(
+        {
+            "device": episode.device,
+            "session": episode.session,
+            "start_ns": episode.start_ns,
+            "end_ns": episode.end_ns,
+            "tags": plain(episode.tags),
+            "arrays": arrays,
+        }
+    )
+
+
+def frame_digests(line: Line, episode: Episode) -> Array:
+    """uint64 (T,): names each frame by what was observed, so that a frame is known again in other files."""
+    names = sorted(f.name for f in line.features if f.kind == "observation" and f.name in episode.columns)
+    found = np.zeros(len(episode.times_ns), np.uint64)
+    for row in range(len(found)):
+        hashed = hashlib.blake2b(digest_size=8)
+        for name in names:
+            hashed.update(np.ascontiguousarray(episode.columns[name][row]).tobytes())
+        found[row] = int.from_bytes(hashed.digest(), "little")
+    return found
+
+
+def _gap(before: Message, after: Message) -> int:
+    return after.log_time_ns - before.log_time_ns
+
+
+def _stretch(session: Session, index: int, run: list[Message]) -> Stretch:
+    return Stretch(device=session.device, session=session.name, index=index, tags=session.tags, messages=run)
+
+
+def _check(line: Line, session: Session, e: Episode) -> None:
+    where = f"line {line.name}: an episode of session {session.key}"
+    times = np.asarray(e.times_ns)
+    if not len(times) or e.end_ns <= e.start_ns or (np.diff(times) <= 0).any():
+        raise LineError(f"{where}: must have rows in rising time over a proper interval")
+    if e.start_ns < session.start_ns or e.end_ns > session.end_ns:
+        raise LineError(f"{where}: [{e.start_ns}, {e.end_ns}) lies outside its session")
+    for name, column in e.columns.items():
+        if len(column) != len(times):
+            raise LineError(f"{where}: column {name} has {len(column)} rows, the episode {len(times)}")

@@ -1,0 +1,140 @@
+"""Publishing: an admitted model goes out under signatures, and the campaign says what to record next.
+
+The signed metadata changes first, the fact follows: a crash between the two is repaired by the same call, which
+publishes nothing new and then writes the fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fleetmill.core import canonical
+from fleetmill.core.errors import NotFoundError
+from fleetmill.core.fleet import Campaign
+from fleetmill.core.ids import sha256
+from fleetmill.core.line import Frame, Line
+from fleetmill.core.model import ModelVersion
+from fleetmill.core.plain import build, plain
+from fleetmill.core.release import Release, io_contract
+from fleetmill.core.verdict import Verdict
+from fleetmill.release import golden
+from fleetmill.release.trust import Repository
+from fleetmill.release.trust_rule import Target, release_custom
+from fleetmill.seams.blobs import Blobs
+from fleetmill.seams.ledger import Draft, Fact, Ledger
+from fleetmill.seams.runtime import Runtime
+
+MEMORY_BYTES = 512 * 1024**2  # that a model may add to a device's process
+
+
+def champion(ledger: Ledger, line: str) -> Release | None:
+    """The release that the fleet is asked to run: the highest counter of the line."""
+    found = [build(Release, f.record) for f in ledger.read(kind="release")]
+    return max((r for r in found if r.line == line), key=lambda r: r.counter, default=None)
+
+
+def publish(
+    ledger: Ledger,
+    blobs: Blobs,
+    repository: Repository,
+    runtime: Runtime,
+    line: Line,
+    *,
+    model: ModelVersion,
+    verdict: Verdict,
+    verdict_key: str,
+    examples: Frame,
+    hardware: Sequence[str],
+    campaign: Campaign | None,
+    now_ns: int,
+) -> Release:
+    """Sign and publish an accepted model, and with it the next campaign, in one metadata version.
+
+    `examples` are input ports with batch axis first: the golden frames that every device must answer alike.
+    """
+    file = model.files["model.onnx"]
+    loaded = runtime.load(blobs.get(file))
+    frames = golden.golden_npz(examples, loaded.ask)
+    before = champion(ledger, line.name)
+    known = before is not None and before.verdict == verdict_key
+    release = Release(
+        line=line.name,
+        counter=before.counter if before and known else (before.counter if before else 0) + 1,
+        model=model.digest,
+        model_file=file,
+        golden=blobs.put(frames),
+        dataset=verdict.dataset,
+        verdict=verdict_key,
+        hardware=tuple(sorted(hardware)),
+        io_contract=io_contract(line),
+    )
+    targets = [*_files(line, release, blobs), *([_campaign(blobs, campaign)] if campaign else [])]
+    repository.publish(targets, now_ns=now_ns, retire=_retired(repository, line, targets))
+    drafts = [Draft(kind="release", key=f"{line.name}/{release.counter}", record=plain(release))]
+    ledger.append([*drafts, *([_campaign_fact(campaign)] if campaign else [])])
+    return release
+
+
+def ask(ledger: Ledger, blobs: Blobs, repository: Repository, line: Line, campaign: Campaign, *, now_ns: int) -> Fact:
+    """Publish a campaign alone: the model in the field stays."""
+    target = _campaign(blobs, campaign)
+    keep = [t for t in repository.targets().values() if t.path.startswith("models/")]
+    repository.publish([target], now_ns=now_ns, retire=_retired(repository, line, [*keep, target]))
+    return ledger.append([_campaign_fact(campaign)])[0]
+
+
+def campaigns(ledger: Ledger, line: str) -> list[tuple[Fact, Campaign]]:
+    """Every campaign of a line, by number."""
+    found = [(f, build(Campaign, f.record)) for f in ledger.read(kind="campaign")]
+    return sorted(((f, c) for f, c in found if c.line == line), key=lambda pair: pair[1].number)
+
+
+def _files(line: Line, release: Release, blobs: Blobs) -> list[Target]:
+    custom = release_custom(
+        line,
+        release_counter=release.counter,
+        hardware=release.hardware,
+        io_contract_sha256=release.io_contract,
+        model=release.model,
+        golden_sha256=release.golden,
+        memory_bytes=MEMORY_BYTES,
+        extra={"dataset": release.dataset, "verdict": release.verdict},
+    )
+    named = {"model.onnx": release.model_file, "golden.npz": release.golden}
+    return [
+        Target(path=f"models/{digest}/{name}", length=blobs.path(digest).stat().st_size, sha256=digest, custom=custom)
+        for name, digest in sorted(named.items())
+    ]
+
+
+def _campaign(blobs: Blobs, campaign: Campaign) -> Target:
+    data = canonical.dumps(plain(campaign))
+    blobs.put(data)
+    return Target(
+        path=f"campaigns/{sha256(data)}/campaign.json",
+        length=len(data),
+        sha256=sha256(data),
+        custom={"line": campaign.line, "number": campaign.number},
+    )
+
+
+def _campaign_fact(campaign: Campaign) -> Draft:
+    return Draft(kind="campaign", key=f"{campaign.line}/{campaign.number}", record=plain(campaign))
+
+
+def _retired(repository: Repository, line: Line, wanted: Sequence[Target]) -> list[str]:
+    """What this line had published and no longer wants: superseded models and campaigns."""
+    keep = {t.path for t in wanted}
+    return [t.path for t in repository.targets().values() if t.custom.get("line") == line.name and t.path not in keep]
+
+
+def last_campaign(ledger: Ledger, line: str) -> Campaign:
+    """The campaign that runs now.
+
+    Raises:
+        NotFoundError: the line has none.
+    """
+    found = campaigns(ledger, line)
+    if not found:
+        raise NotFoundError(f"line {line}: has no campaign")
+    return found[-1][1]

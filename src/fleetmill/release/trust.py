@@ -1,0 +1,322 @@
+"""The signed list of what devices may take: a TUF repository in a folder. The rule beside this hand is `trust_rule`.
+
+``timestamp.json`` is the commit point: it names one snapshot by digest, which names one targets file by digest, and it
+is written last. So a crash between any two writes leaves the old repository or the new one, and files that nothing
+names yet, which the next publish overwrites. Specification: TUF 1.0.34, consistent snapshots (6.2).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import (  # type: ignore[attr-defined]
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+
+from fleetmill.core.errors import ConflictError, IntegrityError, NotFoundError
+from fleetmill.release.trust_rule import Published, Target, is_due, merge
+from fleetmill.seams.files import sweep, write_whole
+
+Role = Literal["root", "targets", "snapshot", "timestamp"]
+ROLES: tuple[Role, ...] = ("root", "targets", "snapshot", "timestamp")
+_DAY_NS = 86_400 * 10**9
+LIFE_NS: dict[Role, int] = {
+    "root": 365 * _DAY_NS,
+    "targets": 90 * _DAY_NS,
+    "snapshot": 7 * _DAY_NS,
+    "timestamp": 1 * _DAY_NS,
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_COUNTERS = "x-fleet-counters"  # in targets.json: line -> highest release counter ever; TUF keeps unknown fields
+_Signed = TypeVar("_Signed", Root, Targets, Snapshot, Timestamp)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Versions:
+    """Which version of each role's metadata is the published one."""
+
+    root: int
+    targets: int
+    snapshot: int
+    timestamp: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Current:
+    """The metadata that timestamp.json leads to, every signature and digest verified."""
+
+    root: Root
+    targets: Targets
+    snapshot: Snapshot
+    timestamp: Timestamp
+
+
+def create(folder: Path, keys: Path, *, now_ns: int) -> bytes:
+    """Make the repository in `folder` and its four keys in `keys`; gives the newest root, which devices are born with.
+
+    May be called again: a half-made repository is completed, a whole one is left as it is. root.pem signs only roots,
+    so it may be moved offline once this has returned.
+
+    Raises:
+        ConflictError: `folder` holds a repository of other keys.
+        IntegrityError: what lies in `folder` is damaged.
+        UnavailableError: the disk refused.
+    """
+    keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    repository = Repository(folder, keys)
+    with repository.alone():
+        if not _root_versions(folder):
+            repository.begin(now_ns)
+        root = repository.root()
+        if not (folder / "timestamp.json").exists():
+            repository.fill(now_ns)
+    return root
+
+
+def open_repository(folder: Path, keys: Path) -> Repository:
+    """The repository in `folder`. Holds nothing open: each call reads what is there, alone on this machine.
+
+    Raises:
+        NotFoundError: there is none; make it with `create`.
+        ConflictError: its root names other keys than `keys` holds.
+    """
+    if not (folder / "timestamp.json").exists():
+        raise NotFoundError(f"{folder}: no signed repository here; make one first")
+    repository = Repository(folder, keys)
+    repository.root()
+    return repository
+
+
+class Repository:
+    """Publishes targets under signatures. Safe for several processes: one writes at a time, readers never wait."""
+
+    def __init__(self, folder: Path, keys: Path) -> None:
+        self._folder, self._keys = folder, keys
+
+    def publish(self, targets: Sequence[Target], *, now_ns: int, retire: Sequence[str] = ()) -> Versions:
+        """Add `targets` and drop the paths in `retire`, in one new targets version.
+
+        What is already published changes nothing and gives the same versions. A path that is retired and not there is
+        fine. When this returns, the new list is durable; the targets' bytes must be served before it is called.
+
+        Raises:
+            InvalidInputError: a target may not be signed.
+            ConflictError: a release counter is not above the line's highest, or a path would change its custom.
+            IntegrityError: the metadata on disk is damaged.
+            UnavailableError: the disk refused; nothing was published.
+        """
+        with self.alone():
+            current = self._current()
+            wanted = merge(_published(current.targets), targets, retire)
+            if wanted != _published(current.targets):
+                current = self._commit(current, now_ns, targets=wanted)
+            return _versions(current)
+
+    def targets(self) -> dict[str, Target]:
+        """What is published now, by path.
+
+        Raises:
+            IntegrityError: the metadata on disk is damaged.
+        """
+        return dict(_published(self._current().targets).targets)
+
+    def counters(self) -> dict[str, int]:
+        """The highest release counter that each line ever had, retired releases included: the next one is above it."""
+        return dict(_published(self._current().targets).counters)
+
+    def versions(self) -> Versions:
+        """Which version of each role's metadata is the published one."""
+        return _versions(self._current())
+
+    def refresh_timestamp(self, *, now_ns: int) -> Versions:
+        """Sign anew what has less than half of its life left; call it every few hours. Nothing due: nothing changes.
+
+        The root and the targets are renewed too where their keys lie in the keys folder.
+
+        Raises:
+            IntegrityError: the metadata on disk is damaged.
+            UnavailableError: the disk refused.
+        """
+        with self.alone():
+            current = self._current()
+            if self._is_due(current.root, "root", now_ns):
+                self._renew_root(current.root, now_ns)
+            if self._is_due(current.targets, "targets", now_ns):
+                current = self._commit(current, now_ns, targets=_published(current.targets))
+            elif self._is_due(current.snapshot, "snapshot", now_ns):
+                current = self._commit(current, now_ns)
+            elif self._is_due(current.timestamp, "timestamp", now_ns):
+                self._stamp(current.timestamp.snapshot_meta, current.timestamp.version + 1, now_ns)
+            return _versions(self._current())
+
+    def root(self) -> bytes:
+        """The newest root's bytes; checks that the keys at hand are the ones that it names.
+
+        Raises:
+            ConflictError: an online key is missing or is not the one that root names.
+            IntegrityError: the root on disk is damaged.
+        """
+        root, data = self._root()
+        for role in ROLES[1:]:
+            if self._signer(role).public_key.keyid not in root.roles[role].keyids:
+                raise ConflictError(f"{self._keys / role}.pem: is not the {role} key that {self._folder} trusts")
+        return data
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the repository's lock, also against other processes; the kernel frees it when a holder dies."""
+        handle = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            sweep(self._folder)
+            sweep(self._keys)
+            yield
+        finally:
+            os.close(handle)
+
+    def begin(self, now_ns: int) -> None:
+        """Make the keys that are missing and the first root. Only for `create`."""
+        root = Root(version=1, expires=_expiry("root", now_ns), consistent_snapshot=True)
+        for role in ROLES:
+            path = self._keys / f"{role}.pem"
+            if not path.exists():
+                write_whole(path, CryptoSigner.generate_ed25519().private_bytes, mode=0o600)
+            root.add_key(self._signer(role).public_key, role)
+        self._write("root", root)
+
+    def fill(self, now_ns: int) -> None:
+        """Version 1 of everything below the root. Only for `create`."""
+        targets = Targets(version=1, expires=_expiry("targets", now_ns), unrecognized_fields={_COUNTERS: {}})
+        snapshot = Snapshot(version=1, expires=_expiry("snapshot", now_ns))
+        snapshot.meta["targets.json"] = _named(targets, self._write("targets", targets))
+        self._stamp(_named(snapshot, self._write("snapshot", snapshot)), 1, now_ns)
+
+    def _commit(self, current: _Current, now_ns: int, *, targets: Published | None = None) -> _Current:
+        """Targets if they are given, then snapshot, then timestamp: the last write is what makes it so."""
+        named = current.snapshot.meta["targets.json"]
+        if targets is not None:
+            signed = _targets(targets, version=current.targets.version + 1, now_ns=now_ns)
+            named = _named(signed, self._write("targets", signed))
+        snapshot = Snapshot(
+            version=current.snapshot.version + 1, expires=_expiry("snapshot", now_ns), meta={"targets.json": named}
+        )
+        self._stamp(_named(snapshot, self._write("snapshot", snapshot)), current.timestamp.version + 1, now_ns)
+        return self._current()
+
+    def _stamp(self, snapshot: MetaFile, version: int, now_ns: int) -> None:
+        timestamp = Timestamp(version=version, expires=_expiry("timestamp", now_ns), snapshot_meta=snapshot)
+        self._write("timestamp", timestamp)
+
+    def _renew_root(self, root: Root, now_ns: int) -> None:
+        """The same root for another life, signed by the key that signed the one before."""
+        root.version, root.expires = root.version + 1, _expiry("root", now_ns)
+        self._write("root", root)
+
+    def _is_due(self, signed: Root | Targets | Snapshot | Timestamp, role: Role, now_ns: int) -> bool:
+        has_key = (self._keys / f"{role}.pem").exists()  # root's, later targets', may be offline
+        expires_ns = (signed.expires - _EPOCH) // timedelta(seconds=1) * 10**9
+        return has_key and is_due(expires_ns=expires_ns, life_ns=LIFE_NS[role], now_ns=now_ns)
+
+    def _current(self) -> _Current:
+        root, _ = self._root()
+        timestamp = self._read(Timestamp, "timestamp.json", root)
+        snapshot = self._read(
+            Snapshot, f"{timestamp.snapshot_meta.version}.snapshot.json", root, timestamp.snapshot_meta
+        )
+        named = snapshot.meta["targets.json"]
+        targets = self._read(Targets, f"{named.version}.targets.json", root, named)
+        return _Current(root=root, targets=targets, snapshot=snapshot, timestamp=timestamp)
+
+    def _root(self) -> tuple[Root, bytes]:
+        name = f"{_root_versions(self._folder)[-1]}.root.json"
+        root = self._read(Root, name, None)
+        return root, (self._folder / name).read_bytes()
+
+    def _read(self, kind: type[_Signed], name: str, root: Root | None, meta: MetaFile | None = None) -> _Signed:
+        try:
+            data = (self._folder / name).read_bytes()
+            if meta is not None:
+                meta.verify_length_and_hashes(data)
+            found: Metadata[Any] = Metadata.from_bytes(data)
+            signed = found.signed
+            if not isinstance(signed, kind):
+                raise IntegrityError(f"{self._folder / name}: is {signed.type}, expected {kind.type}")
+            judge = signed if isinstance(signed, Root) else root  # a root is signed by its own keys
+            assert judge is not None
+            judge.verify_delegate(kind.type, found.signed_bytes, found.signatures)
+        except (RepositoryError, FileNotFoundError) as error:
+            raise IntegrityError(f"{self._folder / name}: {error}; bring the file back from a copy") from error
+        return signed
+
+    def _write(self, role: Role, signed: _Signed) -> bytes:
+        metadata = Metadata(signed)
+        metadata.sign(self._signer(role))
+        data = metadata.to_bytes()
+        write_whole(self._folder / ("timestamp.json" if role == "timestamp" else f"{signed.version}.{role}.json"), data)
+        return data
+
+    def _signer(self, role: Role) -> CryptoSigner:
+        path = self._keys / f"{role}.pem"
+        try:
+            return CryptoSigner(load_pem_private_key(path.read_bytes(), password=None))
+        except FileNotFoundError as error:
+            raise ConflictError(f"{path}: the {role} key is not here; bring it, or make a repository anew") from error
+        except ValueError as error:
+            raise IntegrityError(f"{path}: is no PKCS8 PEM private key; bring it back from a copy") from error
+
+
+def _targets(published: Published, *, version: int, now_ns: int) -> Targets:
+    files = {
+        path: TargetFile(
+            target.length, {"sha256": target.sha256}, path, {"custom": dict(target.custom)} if target.custom else {}
+        )
+        for path, target in sorted(published.targets.items())
+    }
+    counters = {_COUNTERS: dict(published.counters)}
+    return Targets(version=version, expires=_expiry("targets", now_ns), targets=files, unrecognized_fields=counters)
+
+
+def _published(targets: Targets) -> Published:
+    files = {
+        path: Target(path=path, length=file.length, sha256=file.hashes["sha256"], custom=file.custom or {})
+        for path, file in targets.targets.items()
+    }
+    return Published(targets=files, counters=targets.unrecognized_fields.get(_COUNTERS, {}))
+
+
+def _versions(current: _Current) -> Versions:
+    return Versions(
+        root=current.root.version,
+        targets=current.targets.version,
+        snapshot=current.snapshot.version,
+        timestamp=current.timestamp.version,
+    )
+
+
+def _named(signed: Targets | Snapshot, data: bytes) -> MetaFile:
+    return MetaFile.from_data(signed.version, data, ["sha256"])
+
+
+def _expiry(role: Role, now_ns: int) -> datetime:
+    return _EPOCH + timedelta(seconds=(now_ns + LIFE_NS[role]) // 10**9)
+
+
+def _root_versions(folder: Path) -> list[int]:
+    return sorted(int(path.name.partition(".")[0]) for path in folder.glob("[0-9]*.root.json"))

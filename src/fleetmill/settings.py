@@ -1,0 +1,103 @@
+"""Every setting, read once at the edge: ``fleetmill.toml`` in the home, below the environment, below flags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from fleetmill.core.errors import InvalidInputError, NotFoundError
+from fleetmill.core.plain import build
+
+FILE = "fleetmill.toml"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CampaignSettings:
+    """What a standing campaign of a line asks of each device for each turn."""
+
+    scenario: str = "field"  # of simulated machines
+    sessions: int = 1  # per device and turn
+    seconds: float = 25.0  # per session, at most
+    budget_ratio: float = 0.35  # share of the recorded bytes that a device may keep
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineSettings:
+    """How the factory runs one line."""
+
+    sessions: int = 1  # new closed sessions that suffice to turn
+    turns: int = 0  # stop turning after so many; 0: never
+    deadline_seconds: float = 3600.0  # turn with what there is when this long nothing came; 0: never
+    campaign: CampaignSettings | None = None  # None: devices are asked nothing; recordings come as imports
+    first_campaign: CampaignSettings | None = None  # of turn 0, before there is a model
+    hardware: tuple[str, ...] = ("cpu",)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """One owner's factory."""
+
+    home: Path = Path("fleetmill-home")  # ledger, blobs, keys and the signed repository lie here
+    host: str = "127.0.0.1"  # address that the front door listens on
+    port: int = 8787  # 0: any free one
+    workers: int = 2  # processes that judge side by side
+    seed: int = 0  # of training, gate and simulated fleets
+    poll_seconds: float = 20.0  # how long a device's question may wait for news
+    lines: Mapping[str, LineSettings] = field(default_factory=dict)  # tables [lines.NAME]
+
+    def line(self, name: str) -> LineSettings:
+        """The settings of a line; defaults where the file has no table for it."""
+        return self.lines.get(name, LineSettings())
+
+
+def read_settings(*, home: Path | None = None, environment: Mapping[str, str] = os.environ, **flags: Any) -> Settings:
+    """Settings of the home that flag, ``FLEETMILL_HOME`` or the default names. A flag that is None was not given.
+
+    Raises:
+        InvalidInputError: an unknown or malformed setting; names it and where it stands.
+    """
+    place = home or Path(environment.get("FLEETMILL_HOME", "fleetmill-home"))
+    found = _file(place / FILE)
+    for f in fields(Settings):
+        name = f"FLEETMILL_{f.name.upper()}"
+        if f.name not in ("home", "lines") and name in environment:
+            found[f.name] = _number(environment[name], f.type, name)
+    try:
+        settings = build(Settings, {**found, "home": place}, FILE)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{place / FILE}: {error}") from None
+    return replace(settings, **{name: value for name, value in flags.items() if value is not None})
+
+
+def _file(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10 runs devices, which have no such file
+        raise NotFoundError(f"{path}: reading it needs Python 3.11 or newer") from None
+    try:
+        found = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path}: {error}") from error
+    unknown = set(found) - {f.name for f in fields(Settings)}
+    if unknown:
+        raise InvalidInputError(f"{path}: no such setting: {', '.join(sorted(unknown))}. See docs/settings.md")
+    for name, table in found.get("lines", {}).items():
+        unknown = set(table) - {f.name for f in fields(LineSettings)}
+        if unknown:
+            raise InvalidInputError(f"{path}: [lines.{name}] has no setting {', '.join(sorted(unknown))}")
+    return found
+
+
+def _number(text: str, kind: Any, name: str) -> Any:
+    if kind == "str":
+        return text
+    try:
+        return {"int": int, "float": float}[str(kind)](text)
+    except ValueError:
+        raise InvalidInputError(f"{name}={text!r}: must be {kind}") from None
