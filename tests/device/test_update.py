@@ -523,7 +523,16 @@ def test_an_unfinished_trial_may_be_taken_again_though_its_counter_is_not_news()
 
 
 @pytest.mark.parametrize(
-    "custom", [{"tolerance": "much"}, {"latency_ns": "5"}, {"memory_bytes": None}, {"hardware": "pi5"}, {"line": "A/B"}]
+    "custom",
+    [
+        {"tolerance": "much"},
+        {"tolerance": "inf"},
+        {"release_counter": 2**64},
+        {"latency_ns": "5"},
+        {"memory_bytes": None},
+        {"hardware": "pi5"},
+        {"line": "A/B"},
+    ],
 )
 def test_signed_nonsense_is_refused_and_hurts_nothing_else(custom: dict[str, Any]) -> None:
     decision = choose(offer(*files_of(5, model=b"x", **custom), *files_of(2)), MACHINE)

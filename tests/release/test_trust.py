@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from shutil import copytree
@@ -16,8 +17,9 @@ from tuf.ngclient import FetcherInterface, Updater
 
 from fleetmill.core.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError, UnavailableError
 from fleetmill.core.ids import sha256
+from fleetmill.core.line import Judging, Line, ModelSpec
 from fleetmill.release.trust import LIFE_NS, ROLES, Repository, Versions, create, open_repository
-from fleetmill.release.trust_rule import Published, Target, merge
+from fleetmill.release.trust_rule import Published, Target, merge, release_custom
 from killing import every_death
 
 NOW = 1_800_000_000 * 10**9
@@ -131,7 +133,7 @@ def test_it_does_not_open_with_other_keys(repository: Repository, folder: Path, 
 
 def test_a_client_sees_what_is_published(repository: Repository, folder: Path, tmp_path: Path) -> None:
     root = repository.root()
-    offered = [release(1), campaign(b"{}", line="driving")]
+    offered = [release(1), GOLDEN, campaign(b"{}", line="driving")]
 
     versions = repository.publish(offered, now_ns=NOW)
 
@@ -141,11 +143,11 @@ def test_a_client_sees_what_is_published(repository: Repository, folder: Path, t
 
 
 def test_publishing_what_is_there_changes_nothing(repository: Repository, folder: Path) -> None:
-    versions = repository.publish([release(1)], now_ns=NOW)
+    versions = repository.publish([release(1), GOLDEN], now_ns=NOW)
     before = files(folder)
 
-    assert repository.publish([release(1)], now_ns=NOW + HOUR) == versions
-    assert repository.publish([release(1)], now_ns=NOW + HOUR, retire=["models/gone"]) == versions
+    assert repository.publish([release(1), GOLDEN], now_ns=NOW + HOUR) == versions
+    assert repository.publish([release(1), GOLDEN], now_ns=NOW + HOUR, retire=["models/gone"]) == versions
     assert files(folder) == before
 
 
@@ -154,16 +156,16 @@ def test_a_publish_that_was_killed_anywhere_is_old_or_new_and_is_repaired_by_the
     root = create(tmp_path / "new", keys, now_ns=NOW)
 
     def publish(nth: int) -> None:
-        open_repository(tmp_path / str(nth), keys).publish([release(1)], now_ns=NOW)
+        open_repository(tmp_path / str(nth), keys).publish([release(1), GOLDEN], now_ns=NOW)
 
     for nth in every_death(publish, before=lambda nth: copytree(tmp_path / "new", tmp_path / str(nth))):
         folder, cache = tmp_path / str(nth), tmp_path / f"{nth}-cache"
         repository = open_repository(folder, keys)
         found = client_sees(folder, cache, root)
-        repository.publish([release(1), campaign(b"{}")], now_ns=NOW + HOUR)
+        repository.publish([release(1), GOLDEN, campaign(b"{}")], now_ns=NOW + HOUR)
 
-        assert found in (set(), {release(1).path})
-        assert client_sees(folder, cache, root) == {release(1).path, campaign(b"{}").path}
+        assert found in (set(), {release(1).path, GOLDEN.path})
+        assert client_sees(folder, cache, root) == {release(1).path, GOLDEN.path, campaign(b"{}").path}
         assert not [name for name in files(folder) if name.endswith(".part")]
         seen.add(frozenset(found))
     assert len(seen) == 2
@@ -178,13 +180,15 @@ def test_a_full_disk_publishes_nothing(
     before = files(folder)
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UnavailableError, match="No space left"):
-        repository.publish([release(1)], now_ns=NOW)
+        repository.publish([release(1), GOLDEN], now_ns=NOW)
 
     assert files(folder) == before
 
 
 def test_release_counters_only_grow_also_after_the_highest_was_retired(repository: Repository) -> None:
-    repository.publish([release(1, data=b"a"), release(5, data=b"b"), release(1, line="arm", data=b"c")], now_ns=NOW)
+    repository.publish(
+        [GOLDEN, release(1, data=b"a"), release(5, data=b"b"), release(1, line="arm", data=b"c")], now_ns=NOW
+    )
     repository.publish([], retire=[release(5, data=b"b").path], now_ns=NOW)
 
     with pytest.raises(ConflictError, match="counter 5 of line driving must be above 5"):
@@ -194,12 +198,46 @@ def test_release_counters_only_grow_also_after_the_highest_was_retired(repositor
 
 
 def test_a_fleet_is_rolled_back_by_a_new_release_of_old_bytes(repository: Repository) -> None:
-    repository.publish([release(1, data=b"old")], now_ns=NOW)
+    repository.publish([GOLDEN, release(1, data=b"old")], now_ns=NOW)
     repository.publish([release(2, data=b"new")], now_ns=NOW)
 
     repository.publish([release(3, data=b"old")], retire=[release(2, data=b"new").path], now_ns=NOW)
 
-    assert repository.targets() == {release(3, data=b"old").path: release(3, data=b"old")}
+    assert repository.targets() == {t.path: t for t in (GOLDEN, release(3, data=b"old"))}
+
+
+def test_a_release_is_published_with_everything_that_it_names(repository: Repository) -> None:
+    with pytest.raises(InvalidInputError, match=r"names golden\.npz, tokenizer\.json, which must be published"):
+        repository.publish([release(1, files={"tokenizer.json": sha256(b"words")})], now_ns=NOW)
+    repository.publish([release(1), GOLDEN], now_ns=NOW)
+    with pytest.raises(InvalidInputError, match=r"names golden\.npz, which must be published with it and kept"):
+        repository.publish([], retire=[GOLDEN.path], now_ns=NOW)
+
+
+def test_what_a_line_signs_for_a_release_is_accepted() -> None:
+    line = Line(
+        name="driving",
+        features=(),
+        model=ModelSpec(inputs=(), outputs=(), rate_hz=20.0, latency_ns=5_000_000, tolerance=3.3e-05),
+        cut=lambda stretch: iter(()),
+        train=lambda job, tracker: {},
+        judging=Judging(score=lambda policy, episode: {}, metrics=lambda tallies: {}),
+        checks=(),
+    )
+    custom = release_custom(
+        line,
+        release_counter=1,
+        hardware=["pi5"],
+        io_contract_sha256=sha256(b"io"),
+        model=sha256(b"manifest"),
+        golden_sha256=GOLDEN.sha256,
+        memory_bytes=64 << 20,
+        extra={"rollback_of": "none"},
+    )
+    target = replace(release(1), custom=custom)
+
+    assert merge(Published(targets={}, counters={}), [target, GOLDEN], []).counters == {"driving": 1}
+    assert float(custom["tolerance"]) == line.model.tolerance
 
 
 def test_a_campaign_does_not_change_under_its_path() -> None:
@@ -222,6 +260,8 @@ def test_a_campaign_does_not_change_under_its_path() -> None:
         (release(1, golden_sha256="x"), "golden_sha256"),
         (release(1, line="A/B"), "line"),
         (release(1, latency_ns=True), "latency_ns"),
+        (release(1, files={"../x": sha256(b"x")}), "file name"),
+        (replace(GOLDEN, custom=release(1).custom), r"only model\.onnx carries a release"),
     ],
 )
 def test_what_may_not_be_signed_is_refused_with_the_field(repository: Repository, target: Target, fact: str) -> None:
@@ -254,7 +294,7 @@ def test_a_client_of_the_first_root_follows_the_renewed_one(
 def test_publishing_and_refreshing_need_no_root_key(repository: Repository, folder: Path, keys: Path) -> None:
     (keys / "root.pem").rename(keys.parent / "in-the-safe.pem")
 
-    repository.publish([release(1)], now_ns=NOW)
+    repository.publish([release(1), GOLDEN], now_ns=NOW)
     versions = repository.refresh_timestamp(now_ns=NOW + 360 * DAY)
 
     assert versions.root == 1
@@ -263,7 +303,7 @@ def test_publishing_and_refreshing_need_no_root_key(repository: Repository, fold
 
 @pytest.mark.parametrize("name", ["1.root.json", "timestamp.json", "2.snapshot.json", "2.targets.json"])
 def test_damaged_metadata_is_not_signed_over(repository: Repository, folder: Path, name: str) -> None:
-    repository.publish([release(1)], now_ns=NOW)
+    repository.publish([release(1), GOLDEN], now_ns=NOW)
     (folder / name).write_bytes((folder / name).read_bytes().replace(b'"version":', b'"version": '))
     damaged = (folder / name).read_bytes().replace(b"2027", b"2028").replace(b"2028", b"2029")
     (folder / name).write_bytes(damaged)

@@ -95,7 +95,12 @@ def refresh(
         raise TrustError(f"{url}: rolled back: {complaint}")
     memory.saw(seen, time_ns=time_ns)
     return tuple(
-        SignedTarget(path=path, length=file.length, sha256=file.hashes.get("sha256", ""), custom=file.custom or {})
+        SignedTarget(
+            path=path,
+            length=file.length,
+            sha256=file.hashes.get("sha256", ""),
+            custom=file.custom if isinstance(file.custom, dict) else {},
+        )
         for path, file in sorted(trusted.targets.targets.items())
     )
 

@@ -7,6 +7,7 @@ machine or that it is news: that is what this file decides. A director, deltas a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,6 +20,7 @@ from fleetmill.core.plain import build, plain
 
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
+_DECIMAL = re.compile(r"\d{1,9}(\.\d{1,18})?(e-?\d{1,2})?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,13 +173,19 @@ def _release(target: SignedTarget, by_digest: Mapping[str, SignedTarget]) -> Rel
     named = {**more, GOLDEN: custom.get("golden_sha256"), MODEL: target.sha256}
     custom["files"] = [plain(_file(name, digest, by_digest)) for name, digest in sorted(named.items())]
     custom["counter"] = custom["release_counter"]
-    try:
-        custom["tolerance"] = float(str(custom.get("tolerance")))
-    except ValueError as error:
-        raise InvalidInputError(f"tolerance {custom.get('tolerance')!r} is no number") from error
+    custom["tolerance"] = _number(custom.get("tolerance"))
     release = build(Release, custom)
     checked_name(release.line, "line")
+    if not 0 < release.counter < 2**63:
+        raise InvalidInputError(f"release_counter {release.counter} must be above 0 and below 2^63")
     return release
+
+
+def _number(text: object) -> float:
+    """A number that travelled as decimal text; TUF's canonical JSON knows no floats."""
+    if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
+        raise InvalidInputError(f"tolerance {text!r} must be decimal text")
+    return float(text)
 
 
 def _file(name: str, digest: object, by_digest: Mapping[str, SignedTarget]) -> SignedFile:

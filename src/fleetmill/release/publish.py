@@ -6,7 +6,8 @@ publishes nothing new and then writes the fact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fleetmill.core import canonical
 from fleetmill.core.errors import NotFoundError
@@ -100,11 +101,14 @@ def _files(line: Line, release: Release, blobs: Blobs) -> list[Target]:
         memory_bytes=MEMORY_BYTES,
         extra={"dataset": release.dataset, "verdict": release.verdict},
     )
-    named = {"model.onnx": release.model_file, "golden.npz": release.golden}
     return [
-        Target(path=f"models/{digest}/{name}", length=blobs.path(digest).stat().st_size, sha256=digest, custom=custom)
-        for name, digest in sorted(named.items())
+        _target(blobs, f"models/{release.model_file}/model.onnx", release.model_file, custom),
+        _target(blobs, f"models/{release.golden}/golden.npz", release.golden, {}),
     ]
+
+
+def _target(blobs: Blobs, path: str, digest: str, custom: Mapping[str, Any]) -> Target:
+    return Target(path=path, length=blobs.path(digest).stat().st_size, sha256=digest, custom=custom)
 
 
 def _campaign(blobs: Blobs, campaign: Campaign) -> Target:
@@ -123,9 +127,11 @@ def _campaign_fact(campaign: Campaign) -> Draft:
 
 
 def _retired(repository: Repository, line: Line, wanted: Sequence[Target]) -> list[str]:
-    """What this line had published and no longer wants: superseded models and campaigns."""
-    keep = {t.path for t in wanted}
-    return [t.path for t in repository.targets().values() if t.custom.get("line") == line.name and t.path not in keep]
+    """What this line had published and no longer wants: superseded campaigns, models and their golden frames."""
+    published, keep = repository.targets(), {t.path for t in wanted}
+    mine = [t for t in published.values() if t.custom.get("line") == line.name]
+    golden_frames = {f"models/{t.custom['golden_sha256']}/golden.npz" for t in mine if "golden_sha256" in t.custom}
+    return [path for path in sorted({*(t.path for t in mine), *golden_frames}) if path not in keep]
 
 
 def last_campaign(ledger: Ledger, line: str) -> Campaign:

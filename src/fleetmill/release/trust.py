@@ -81,12 +81,12 @@ def create(folder: Path, keys: Path, *, now_ns: int) -> bytes:
     keys.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     repository = Repository(folder, keys)
-    with repository.alone():
+    with repository._alone():
         if not _root_versions(folder):
-            repository.begin(now_ns)
+            repository._begin(now_ns)
         root = repository.root()
         if not (folder / "timestamp.json").exists():
-            repository.fill(now_ns)
+            repository._fill(now_ns)
     return root
 
 
@@ -122,7 +122,7 @@ class Repository:
             IntegrityError: the metadata on disk is damaged.
             UnavailableError: the disk refused; nothing was published.
         """
-        with self.alone():
+        with self._alone():
             current = self._current()
             wanted = merge(_published(current.targets), targets, retire)
             if wanted != _published(current.targets):
@@ -154,7 +154,7 @@ class Repository:
             IntegrityError: the metadata on disk is damaged.
             UnavailableError: the disk refused.
         """
-        with self.alone():
+        with self._alone():
             current = self._current()
             if self._is_due(current.root, "root", now_ns):
                 self._renew_root(current.root, now_ns)
@@ -180,7 +180,7 @@ class Repository:
         return data
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def _alone(self) -> Iterator[None]:
         """Hold the repository's lock, also against other processes; the kernel frees it when a holder dies."""
         handle = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -191,7 +191,7 @@ class Repository:
         finally:
             os.close(handle)
 
-    def begin(self, now_ns: int) -> None:
+    def _begin(self, now_ns: int) -> None:
         """Make the keys that are missing and the first root. Only for `create`."""
         root = Root(version=1, expires=_expiry("root", now_ns), consistent_snapshot=True)
         for role in ROLES:
@@ -201,7 +201,7 @@ class Repository:
             root.add_key(self._signer(role).public_key, role)
         self._write("root", root)
 
-    def fill(self, now_ns: int) -> None:
+    def _fill(self, now_ns: int) -> None:
         """Version 1 of everything below the root. Only for `create`."""
         targets = Targets(version=1, expires=_expiry("targets", now_ns), unrecognized_fields={_COUNTERS: {}})
         snapshot = Snapshot(version=1, expires=_expiry("snapshot", now_ns))

@@ -18,6 +18,8 @@ from fleetmill.core.line import Line
 
 _PATH = re.compile(r"(models|campaigns)/([0-9a-f]{64})/([a-z0-9][a-z0-9._-]{0,62})")
 
+_DECIMAL = re.compile(r"\d{1,9}(\.\d{1,18})?(e-?\d{1,2})?")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
@@ -156,7 +158,7 @@ def _check_release(custom: Mapping[str, Json], where: str) -> None:
     if not isinstance(hardware, list) or not hardware or not all(isinstance(kind, str) for kind in hardware):
         raise InvalidInputError(f"{where}.hardware: must be a list of hardware kinds, is {hardware!r}")
     tolerance = custom.get("tolerance")
-    if not isinstance(tolerance, str) or not re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", tolerance):
+    if not isinstance(tolerance, str) or not _DECIMAL.fullmatch(tolerance):
         raise InvalidInputError(f"{where}.tolerance: must be decimal text like '0.0001', is {tolerance!r}")
 
 

@@ -41,9 +41,9 @@ _SPEC = ModelSpec(
 
 def train(job: TrainJob, tracker: Tracker) -> Mapping[str, bytes]:
     """The model's files; see `learning.train`."""
-    from fleetmill.lines.arm import learning
+    from fleetmill.lines.arm.learning import train as learn
 
-    return learning.train(job, tracker, _SPEC)
+    return learn(job, tracker, _SPEC)
 
 
 def world(scenario: str, seed: int) -> World:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from fleetmill.core.line import ModelSpec, Tracker, TrainJob
+from fleetmill.core.errors import InvalidInputError
+from fleetmill.core.line import Array, Data, ModelSpec, Tracker, TrainJob
 from fleetmill.engines.export_onnx import export
 from fleetmill.lines.arm.expert import FINGERS, GOAL, GRIP, THING
 from fleetmill.lines.fit import Plan, fit, steady, take_over, weights
@@ -16,6 +18,7 @@ _STEPS = 1000  # of one generation, also of those that go on from a parent
 _BATCH = 256
 _RATE = 2e-3
 _WIDTH = 128
+_LABEL = "label.move"
 
 
 class ArmNet(torch.nn.Module):
@@ -45,29 +48,56 @@ def geometry(state: torch.Tensor) -> torch.Tensor:
     return torch.cat([grip, thing - grip, goal - thing, state[:, FINGERS], state[:, 14:17], state[:, 20:23]], dim=1)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """What is learned from."""
+
+    state: torch.Tensor
+    right: torch.Tensor  # the expert's moves
+    sources: dict[str, float]
+
+
 def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, bytes]:
-    """Mean absolute distance to the expert over all training rows, each as likely as the other."""
-    data = job.data.split("train")
-    states = torch.from_numpy(np.array(data.column("state"), dtype=np.float32))
-    moves = torch.from_numpy(np.array(data.column("label.move"), dtype=np.float32))
-    taken, done = np.asarray(data.column("takeover")), np.asarray(data.column("move"))
+    """Mean absolute distance to the expert over all training rows, each as likely as the other.
+
+    Raises:
+        InvalidInputError: there is no row to learn from.
+        LineError: the parent's weights are another network's.
+        Stopped: the run was cancelled through the tracker.
+    """
     plan = Plan(steps=int(job.settings.get("steps", _STEPS)), rate=float(job.settings.get("rate", _RATE)))
     with steady(job.seed):
         net = ArmNet()
-        if job.parent is None and len(states):
-            net.mean.copy_(geometry(states).mean(dim=0))
-            net.spread.copy_(geometry(states).std(dim=0).clamp_min(1e-3))
         take_over(net, job.parent)
-
-        def loss(chance: np.random.Generator) -> torch.Tensor:
-            rows = torch.from_numpy(chance.integers(len(states), size=_BATCH))
-            return torch.nn.functional.l1_loss(net(states[rows]), moves[rows])
-
-        fit(net, loss, plan, job, tracker, _sources(taken, done, moves.numpy()))
+        if plan.steps:
+            _teach(net, job, plan, tracker)
         return {"model.onnx": export(net, spec), "weights.safetensors": weights(net)}
 
 
-def _sources(taken: np.ndarray, done: np.ndarray, right: np.ndarray) -> dict[str, float]:
+def _teach(net: ArmNet, job: TrainJob, plan: Plan, tracker: Tracker) -> None:
+    rows = _rows(job.data.split("train"))
+    if job.parent is None:  # a child keeps its parent's scale: its weights mean nothing on another one
+        seen = geometry(rows.state)
+        net.mean.copy_(seen.mean(dim=0))
+        net.spread.copy_(seen.std(dim=0, correction=0).clamp_min(1e-3))
+
+    def loss(chance: np.random.Generator) -> torch.Tensor:
+        drawn = torch.from_numpy(chance.integers(len(rows.state), size=_BATCH))
+        state, right = rows.state[drawn].to(job.accelerator), rows.right[drawn].to(job.accelerator)
+        return torch.nn.functional.l1_loss(net(state), right)
+
+    fit(net, loss, plan, job, tracker, rows.sources)
+
+
+def _rows(data: Data) -> Rows:
+    if not len(data):
+        raise InvalidInputError("arm: no attempt to learn from; record some with the expert first")
+    state, right, done, taken = (np.array(data.column(n), np.float32) for n in ("state", _LABEL, "move", "takeover"))
+    sources = _sources(taken=taken, done=done, right=right)
+    return Rows(state=torch.from_numpy(state), right=torch.from_numpy(right), sources=sources)
+
+
+def _sources(*, taken: Array, done: Array, right: Array) -> dict[str, float]:
     """Label rows by who said what was right: the operator's own moves, demonstrations, or the oracle afterwards."""
     operator = taken > 0.5
     shown = ~operator & (done == right).all(axis=1)

@@ -21,9 +21,9 @@ _SPEC = ModelSpec(
 
 def train(job: TrainJob, tracker: Tracker) -> Mapping[str, bytes]:
     """The model's files; see `learning.train`."""
-    from fleetmill.lines.rccar import learning
+    from fleetmill.lines.rccar.learning import train as learn
 
-    return learning.train(job, tracker, _SPEC)
+    return learn(job, tracker, _SPEC)
 
 
 def guard(action: Frame, observation: Frame, memory: Memory) -> tuple[Frame, Memory]:  # noqa: ARG001

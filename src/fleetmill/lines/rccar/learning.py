@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.line import Array, ModelSpec, Tracker, TrainJob
 from fleetmill.engines.export_onnx import export
 from fleetmill.lines.fit import Plan, fit, steady, take_over, weights
@@ -52,24 +53,37 @@ def shrink(camera: torch.Tensor) -> torch.Tensor:
 
 
 def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, bytes]:
-    """Mean squared distance to the driver over all training frames, each as likely as the other."""
-    data = job.data.split("train")
-    labels = torch.from_numpy(np.array(data.column("label.steer"), dtype=np.float32))
-    plan = Plan(steps=int(job.settings.get("steps", _STEPS)), rate=float(job.settings.get("rate", _RATE)), decay=_DECAY)
+    """Mean squared distance to the driver over all training frames, each as likely as the other.
+
+    Raises:
+        InvalidInputError: there is no frame to learn from.
+        LineError: the parent's weights are another network's.
+        Stopped: the run was cancelled through the tracker.
+    """
+    steps, rate = int(job.settings.get("steps", _STEPS)), float(job.settings.get("rate", _RATE))
     with steady(job.seed):
         net = CarNet()
-        if job.parent is None and len(labels):
-            net.mean.fill_(float(labels.mean()))
         take_over(net, job.parent)
-        small = _small(data.column("camera")) if plan.steps else torch.zeros(0)
-
-        def loss(chance: np.random.Generator) -> torch.Tensor:
-            rows = torch.from_numpy(chance.integers(len(labels), size=_BATCH))
-            seen = _lit(_shifted(small[rows].to(torch.float32), chance), chance)
-            return torch.nn.functional.mse_loss(net.steer(seen), labels[rows])
-
-        fit(net, loss, plan, job, tracker, {"rows.driver": float(len(labels))})
+        if steps:
+            _teach(net, job, Plan(steps=steps, rate=rate, decay=_DECAY), tracker)
         return {"model.onnx": export(net, spec), "weights.safetensors": weights(net)}
+
+
+def _teach(net: CarNet, job: TrainJob, plan: Plan, tracker: Tracker) -> None:
+    data = job.data.split("train")
+    if not len(data):
+        raise InvalidInputError("rccar: no frame to learn from; import a tub with at least one drive that trains")
+    labels = torch.from_numpy(np.array(data.column("label.steer"), dtype=np.float32))
+    small = _small(data.column("camera"))
+    if job.parent is None:
+        net.mean.fill_(float(labels.mean()))
+
+    def loss(chance: np.random.Generator) -> torch.Tensor:
+        drawn = torch.from_numpy(chance.integers(len(labels), size=_BATCH))
+        seen = _lit(_shifted(small[drawn].to(torch.float32), chance), chance)
+        return torch.nn.functional.mse_loss(net.steer(seen.to(job.accelerator)), labels[drawn].to(job.accelerator))
+
+    fit(net, loss, plan, job, tracker, {"rows.driver": float(len(labels))})
 
 
 def _small(camera: Array) -> torch.Tensor:
