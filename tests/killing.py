@@ -55,3 +55,21 @@ def every_death(act: Callable[[int], Any], *, before: Callable[[int], Any] = lam
         else:
             assert nth > 1, "nothing was ever written"
             return
+
+
+@contextmanager
+def watched() -> Iterator[list[str]]:
+    """The names of the effects on the disk, in order."""
+    seen: list[str] = []
+
+    def watching(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def effect(*args: Any, **kwargs: Any) -> Any:
+            seen.append(name)
+            return real(*args, **kwargs)
+
+        return effect
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in EFFECTS:
+            patch.setattr(os, name, watching(name, getattr(os, name)))
+        yield seen

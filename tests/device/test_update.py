@@ -33,7 +33,7 @@ from fleetmill.device.update_rule import (
 )
 from fleetmill.release.trust import Repository, create, open_repository
 from fleetmill.release.trust_rule import Target
-from killing import every_death
+from killing import every_death, watched
 
 NOW = 1_800_000_000 * 10**9
 HOUR = 3600 * 10**9
@@ -384,12 +384,21 @@ Fetch = Callable[[SignedFile], Path]
 
 
 def test_a_download_is_whole_or_not_there(fetch: Fetch, factory: Factory) -> None:
-    path = fetch(file_of(MODEL))
+    with watched() as effects:
+        path = fetch(file_of(MODEL))
 
+    assert [effect for effect in effects if effect != "replace"] == ["fsync", "open", "fsync"]
     assert path.read_bytes() == MODEL
     assert [p.name for p in path.parent.iterdir()] == ["m"]
     assert fetch(file_of(MODEL)) == path
     assert len(factory.asked) == 1
+
+
+def test_a_file_that_changed_on_the_disk_is_fetched_anew(fetch: Fetch, factory: Factory) -> None:
+    fetch(file_of(MODEL)).write_bytes(b"changed")
+
+    assert fetch(file_of(MODEL)).read_bytes() == MODEL
+    assert len(factory.asked) == 2
 
 
 def test_bytes_that_were_changed_on_the_wire_are_dropped(fetch: Fetch, factory: Factory, tmp_path: Path) -> None:
@@ -532,6 +541,7 @@ def test_an_unfinished_trial_may_be_taken_again_though_its_counter_is_not_news()
         {"memory_bytes": None},
         {"hardware": "pi5"},
         {"line": "A/B"},
+        {"files": ["x"]},
     ],
 )
 def test_signed_nonsense_is_refused_and_hurts_nothing_else(custom: dict[str, Any]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from killing import every_death
 
 from fleetmill.core.errors import UnavailableError
 from fleetmill.seams.files import sweep, write_whole
+from killing import every_death, watched
 
 
 def test_a_write_that_was_killed_anywhere_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
@@ -19,6 +19,16 @@ def test_a_write_that_was_killed_anywhere_leaves_the_old_file_or_the_new_one(tmp
         assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert found == {b"old", b"new"}
     assert path.read_bytes() == b"new"
+
+
+def test_bytes_are_durable_before_the_name_and_the_name_before_it_returns(tmp_path: Path) -> None:
+    with watched() as effects:
+        write_whole(tmp_path / "file", b"data")
+
+    seen = [effect for effect in effects if effect not in ("unlink", "replace")]  # Python 3.10 hides these two
+    assert seen == ["open", "write", "fsync", "open", "fsync"]
+    if "replace" in effects:
+        assert effects[-4:] == ["fsync", "replace", "open", "fsync"]
 
 
 def test_a_secret_is_born_secret(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def download(client: httpx.Client, *, url: str, file: SignedFile, into: Path) ->
     """Bring `file` to the folder `into` and give its path; `url` is the folder that signed paths are relative to.
 
     Goes on where a broken transfer ended. The name appears only when length and digest are right and the bytes are
-    durable; until then they lie as ``<name>.part``. Already there: nothing is fetched.
+    durable; until then they lie as ``<name>.part``. Already there and right: nothing is fetched.
 
     Raises:
         IntegrityError: the server has other bytes than were signed; what came is dropped.
@@ -119,7 +119,9 @@ def download(client: httpx.Client, *, url: str, file: SignedFile, into: Path) ->
     where = f"{url.rstrip('/')}/{file.path}"
     try:
         if whole.exists():
-            return whole
+            if _digest(whole) == file.sha256:
+                return whole
+            whole.unlink()  # it changed on the disk since it came
         resumed = _fetch_rest(client, where, file, part)
         if resumed and _digest(part) != file.sha256:  # the piece from before may have been torn by a power cut
             part.unlink()

@@ -8,6 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from fleetmill.seams.processes import die_with_parent
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -45,5 +47,5 @@ def open_pool(workers: int) -> Iterator[Executor]:
         yield Here()
         return
     context = multiprocessing.get_context("spawn")  # forked children would inherit threads of torch and SQLite
-    with ProcessPoolExecutor(workers, mp_context=context) as processes:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as processes:
         yield Pool(processes)

@@ -97,7 +97,7 @@ line = Line(
     checks=(
         Check(metric="takeovers_per_km", better="lower", against="champion", limit=1.0, first=False),
         Check(metric="takeovers_per_km", better="lower", against="baseline", limit=1.0),
-        Check(metric="off_road_per_km", better="lower", against="champion", limit=1.25, first=False),
+        Check(metric="off_road_per_km", better="lower", against="champion", limit=1.5, first=False),
         Check(metric="mean_speed", better="higher", against="champion", limit=0.95, first=False),
     ),
     triggers=(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 _SPEED_MPS = 20.0  # so that the speed arrives near 1
+_PLAIN = 25.0  # variance added to a channel's own: five grey levels of noise are not blown up to a picture
 
 
 class SteeringNet(nn.Module):
@@ -24,6 +25,11 @@ class SteeringNet(nn.Module):
 
     def forward(self, camera: torch.Tensor, speed: torch.Tensor) -> torch.Tensor:
         """camera (B, 42, 48, 3) uint8 or float32 in 0..255, speed (B,) -> steer (B,)."""
-        picture = camera.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        seen = self.look(picture).flatten(1)
+        seen = self.look(_standardised(camera.permute(0, 3, 1, 2).float())).flatten(1)
         return cast("torch.Tensor", self.decide(torch.cat([seen, speed[:, None] / _SPEED_MPS], dim=1))[:, 0])
+
+
+def _standardised(picture: torch.Tensor) -> torch.Tensor:
+    """Each channel of each picture around its own mean, in its own spread: paint and light matter less."""
+    apart = picture - picture.mean(dim=(2, 3), keepdim=True)
+    return apart / torch.sqrt((apart * apart).mean(dim=(2, 3), keepdim=True) + _PLAIN)

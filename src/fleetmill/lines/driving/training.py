@@ -25,11 +25,11 @@ class Lesson:
     """Settings of one training, named as in `TrainJob.settings`; there `steps` stands for both numbers of steps."""
 
     labels: str = "oracle"  # "oracle": every row, the expert's label. "driver": what the safety driver did
-    steps_first: int = 450
-    steps_next: int = 400
-    lr: float = 1.5e-3
-    batch: int = 128
-    surprise: float = 3.0  # extra weight of rows where the model of that day was wrong: 0 is none
+    steps_first: int = 600
+    steps_next: int = 500
+    lr: float = 3e-3
+    batch: int = 64
+    surprise: float = 8.0  # extra weight of rows where the model of that day was wrong: 0 is none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,6 +27,7 @@ from fleetmill.lines.driving.road import OBSTACLE_LENGTH_M, OBSTACLE_WIDTH_M, TI
 from fleetmill.lines.driving.shape import STEP_NS
 
 _PHYSICS_STEPS = 4  # of 20 ms each
+_EDGE_M = 2000 / 6  # of the world. Source: gymnasium car_racing, PLAYFIELD
 _ROADWORKS = 0x726F6164  # its own stream of chance beside the track's
 _COLOURS = ((255, 140, 0), (255, 255, 255))
 
@@ -113,9 +114,6 @@ class DrivingWorld:
             events=events,
             done=abs(pose[0]) > _EDGE_M or abs(pose[1]) > _EDGE_M,
         )
-
-
-_EDGE_M = 2000 / 6  # Source: gymnasium car_racing, PLAYFIELD
 
 
 def _obstacles(chance: np.random.Generator, tiles: int, start: int) -> list[Obstacle]:

@@ -1,0 +1,314 @@
+"""The command line: one command per verb, no logic. A refusal is one line and an exit code, never a traceback.
+
+Exit codes: 0 done; 1 the books do not balance, or an engine failed; 2 bad input; 3 integrity; 4 unavailable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fleetmill.core.errors import FleetmillError, UnavailableError
+from fleetmill.core.plain import plain
+
+app = typer.Typer(
+    name="fleetmill",
+    help="An AI factory that you own: a fleet records, the factory learns, proves, signs and ships back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+devices = typer.Typer(help="Devices: enrol them, run one.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(devices, name="device")
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Home folder. [FLEETMILL_HOME, ./fleetmill-home]")]
+LineOption = Annotated[str, typer.Option("--line", help="Production line, e.g. driving, arm, rccar.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+
+
+@app.command()
+def init(home: HomeOption = None) -> None:
+    """Make a home: ledger, blobs, keys, the signed repository."""
+    from fleetmill.home import init_home
+    from fleetmill.settings import read_settings
+
+    settings = read_settings(home=home)
+    init_home(settings, now_ns=time.time_ns())
+    typer.echo(f"home {settings.home} is ready. Next: fleetmill up --home {settings.home}")
+
+
+@app.command()
+def up(
+    home: HomeOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    loop: Annotated[bool, typer.Option(help="Turn by itself when enough recordings have arrived.")] = True,
+) -> None:
+    """Run the factory: HTTP for devices, and the loop that turns by itself."""
+    from fleetmill.api.up import up as serve
+    from fleetmill.settings import read_settings
+
+    serve(
+        read_settings(home=home, host=host, port=port),
+        ready=lambda address: typer.echo(f"factory {address}"),
+        turning=loop,
+    )
+
+
+@devices.command("enrol")
+def device_enrol(
+    name: Annotated[str, typer.Argument(help="Name of the device, or @FILE with one name per line.")],
+    line: LineOption,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a token that lets one device in, once. The factory may be running."""
+    from fleetmill.core.ids import sha256
+    from fleetmill.device.enrolment import Token
+    from fleetmill.home import open_home
+    from fleetmill.lines import find
+    from fleetmill.receive import roll
+    from fleetmill.settings import read_settings
+
+    names = Path(name[1:]).read_text().split() if name.startswith("@") else [name]
+    with open_home(read_settings(home=home), own=False) as opened:
+        root = sha256(opened.repository.root())
+        tokens = {
+            n: Token(name=n, secret=roll.invite(opened.ledger, n, line=find(line).name), root_sha256=root).text()
+            for n in names
+        }
+    if as_json:
+        typer.echo(json.dumps(tokens))
+        return
+    for n, token in tokens.items():
+        typer.echo(token if len(tokens) == 1 else f"{n} {token}")
+
+
+@devices.command("run")
+def device_run(
+    factory: Annotated[str, typer.Option(help="The factory's address, e.g. http://127.0.0.1:8787.")],
+    line: LineOption,
+    device_home: Annotated[Path, typer.Option("--device-home", help="This device's own folder.")],
+    token: Annotated[str | None, typer.Option(help="Token of `fleetmill device enrol`; needed once.")] = None,
+    hardware: Annotated[str, typer.Option(help="Hardware kind.")] = "cpu",
+    once: Annotated[bool, typer.Option("--once", help="Do what can be done now, then end.")] = False,
+) -> None:
+    """Run one device agent: update, live, record, keep, hand over."""
+    import httpx
+
+    from fleetmill.device.agent import open_agent
+    from fleetmill.device.enrolment import enrol, read_token
+    from fleetmill.lines import find
+
+    found = find(line)
+    if token is not None:
+        with httpx.Client(base_url=factory, timeout=30.0) as client:
+            enrol(device_home, read_token(token), factory=factory, hardware=hardware, client=client)
+    with open_agent(device_home, found, say=_say) as agent:
+        if once:
+            agent.once()
+        else:
+            agent.forever()
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="Folder, zip archive or file: Donkeycar v2 tub, MCAP.")],
+    line: LineOption,
+    device: Annotated[str, typer.Option(help="Device that the recordings are booked on.")],
+    tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated, e.g. room=a.")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring foreign recordings in."""
+    from fleetmill.home import open_home
+    from fleetmill.lines import find
+    from fleetmill.receive.imports import import_path
+    from fleetmill.settings import read_settings
+
+    tags = dict(_tag(t) for t in tag or [])
+    with open_home(read_settings(home=home)) as opened:
+        sessions = import_path(opened.ledger, opened.books, opened.blobs, find(line), path, device=device, tags=tags)
+    if as_json:
+        typer.echo(json.dumps([plain(s) for s in sessions]))
+        return
+    seconds = sum(s.end_ns - s.start_ns for s in sessions) / 1e9
+    typer.echo(f"{len(sessions)} sessions, {seconds:.0f} s, {sum(s.recorded_bytes for s in sessions) / 1e6:.1f} MB")
+
+
+@app.command()
+def turn(line: LineOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Turn the loop once by hand: what has arrived becomes a candidate, and is accepted or held."""
+    from fleetmill import loop
+    from fleetmill.home import open_home
+    from fleetmill.lines import find
+    from fleetmill.settings import read_settings
+
+    settings = read_settings(home=home)
+    with open_home(settings, workers=settings.workers) as opened, _progress("training") as progress:
+        turned = loop.turn(opened, find(line), progress=progress)
+        waiting = loop.waiting_for(opened, find(line)) if turned is None else 0
+    if as_json:
+        typer.echo(json.dumps(plain(turned) if turned else {"waiting_for_sessions": waiting}))
+        return
+    if turned is None:
+        typer.echo(f"nothing to turn: {waiting} more closed sessions are needed")
+        return
+    typer.echo(f"turn {turned.number}: {turned.verdict.decision} ({turned.candidate.digest[:12]})")
+    for reason in turned.verdict.reasons:
+        typer.echo(f"  {reason.sentence()}")
+    if turned.release:
+        typer.echo(f"release {turned.release.counter} is signed and published")
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Argument(help="champion, a release number, or a digest.")],
+    path: Annotated[Path, typer.Argument(help="Recordings, foreign formats included.")],
+    line: LineOption,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a model on recordings that the factory need never have seen."""
+    from fleetmill.home import open_home
+    from fleetmill.lines import find
+    from fleetmill.score import score as judge
+    from fleetmill.settings import read_settings
+
+    with open_home(read_settings(home=home), own=False) as opened:
+        result = judge(opened, find(line), model, path)
+    if as_json:
+        sessions = [{**plain(s), "seen": s.seen} for s in result.sessions]
+        typer.echo(json.dumps({**plain(result), "sessions": sessions}))
+        return
+    names = sorted(result.total)
+    rows = [[s.session, "seen" if s.seen else "unseen", str(s.frames)] for s in result.sessions]
+    rows = [[*row, *(f"{s.metrics.get(n, float('nan')):.3f}" for n in names)] for row, s in zip(rows, result.sessions)]
+    for title, metrics in (("all", result.total), ("seen", result.seen), ("unseen", result.unseen)):
+        if metrics:
+            rows.append([title, "", "", *(f"{metrics.get(n, float('nan')):.3f}" for n in names)])
+    _table(["session", "factory", "frames", *names], rows)
+
+
+@app.command()
+def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show devices, datasets, models, releases and turns."""
+    from fleetmill.home import open_home
+    from fleetmill.settings import read_settings
+    from fleetmill.status import status as look
+
+    with open_home(read_settings(home=home), own=False) as opened:
+        found = look(opened)
+    if as_json:
+        typer.echo(json.dumps(plain(found)))
+        return
+    _table(
+        ["device", "line", "sessions", "lived s", "release", "last report"],
+        [
+            [d.name, d.line, str(d.sessions), f"{d.lived_seconds:.0f}", str(d.release), d.last_report[:60]]
+            for d in found.devices
+        ],
+    )
+    _table(
+        ["dataset", "line", "sessions", "frames"],
+        [[d["digest"][:12], d["line"], str(d["sessions"]), str(d["frames"])] for d in found.datasets],
+    )
+    _table(
+        ["turn", "line", "candidate", "decision", "release"],
+        [[str(t["turn"]), t["line"], t["candidate"][:12], t["decision"], str(t["release"])] for t in found.turns],
+    )
+
+
+@app.command()
+def books(
+    home: HomeOption = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Make the books again from the facts and compare.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the balance of the experience ledger; exit code 1 when it does not balance."""
+    from fleetmill.home import open_home
+    from fleetmill.settings import read_settings
+    from fleetmill.status import accounts
+
+    with open_home(read_settings(home=home), own=False) as opened:
+        rows, faults = accounts(opened), opened.books.faults()
+        if verify:
+            opened.ledger.verify()
+            faults += opened.books.verify()
+    if as_json:
+        typer.echo(json.dumps({"rows": rows, "faults": faults, "balanced": not faults}))
+    else:
+        names = ["device", "day", "account", "reason", "seconds", "bytes"]
+        _table(names, [[*(str(r[n]) for n in names[:4]), f"{r['seconds']:.3f}", str(r["bytes"])] for r in rows])
+        for fault in faults:
+            typer.echo(f"NOT BALANCED: {fault}")
+        if not faults:
+            typer.echo(f"balanced: {sum(r['ns'] for r in rows) / 1e9:.3f} s lived, every one in exactly one account")
+    if faults:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point: translates what goes wrong into one line and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except FleetmillError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        _fail(f"{error.filename or 'disk'}: {error.strerror}. Check space and permissions", UnavailableError.exit_code)
+    except Exception as error:  # the edge of the process: a traceback on the screen is a defect
+        if os.environ.get("FLEETMILL_DEBUG"):
+            raise
+        _fail(f"internal error: {type(error).__name__}: {error}. Run again with FLEETMILL_DEBUG=1 and report it", 1)
+
+
+def _fail(text: str, code: int) -> None:
+    typer.echo(f"fleetmill: {text}", err=True)
+    sys.exit(code)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _tag(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    if not key or not value:
+        raise typer.BadParameter(f"{text!r}: must be KEY=VALUE")
+    return key, value
+
+
+def _table(names: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*names, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+class _progress:  # noqa: N801 - reads as a verb where it is used
+    """A progress bar on stderr for long work; nothing where stderr is no terminal."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+        self._title, self._task = title, None
+
+    def __enter__(self) -> Any:
+        self._bar.start()
+        task = self._bar.add_task(self._title)
+        return lambda step, of, metrics: self._bar.update(task, completed=step, total=of)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,174 @@
+"""Score a model on recordings that the factory need never have seen, foreign formats included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fleetmill.core.errors import InvalidInputError, NotFoundError
+from fleetmill.core.ids import sha256
+from fleetmill.core.line import Episode, Line, Policy, Tally
+from fleetmill.core.model import ModelVersion
+from fleetmill.core.recording import RecordingRef, Session
+from fleetmill.home import Home
+from fleetmill.judge.gate import finite
+from fleetmill.receive import imports
+from fleetmill.refine import run as refine
+from fleetmill.refine import stages
+from fleetmill.release import publish as release
+from fleetmill.seams.runtime import policies
+from fleetmill.train import trainer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionScore:
+    """One session's metrics, and whether the factory has ever used what is in it."""
+
+    session: str
+    frames: int
+    metrics: Mapping[str, float]
+    known_frames: int  # frames that the factory has refined before, by their digests
+    known_source: bool  # the very same session was imported before
+    roles: tuple[str, ...]  # what the factory used the known frames for
+
+    @property
+    def seen(self) -> bool:
+        """Whether the factory has ever used anything of it, for whatever purpose."""
+        return self.known_source or self.known_frames > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """Metrics in total, on sessions that the factory has used and on those that it never saw."""
+
+    model: str
+    line: str
+    total: Mapping[str, float]
+    seen: Mapping[str, float]
+    unseen: Mapping[str, float]
+    sessions: tuple[SessionScore, ...]
+
+
+def score(home: Home, line: Line, model: str, path: Path) -> Score:
+    """Judge `model` (a digest or its beginning, a release number, or ``champion``) on the recordings at `path`.
+
+    Nothing is entered in the home.
+
+    Raises:
+        NotFoundError: no such model, or nothing at `path`.
+        InvalidInputError: files that no importer of the line knows, or that hold nothing to score.
+        IntegrityError: a truncated or damaged file.
+    """
+    version = find_model(home, line, model)
+    policy = policies(line, home.runtime, {"model.onnx": home.blobs.get(version.files["model.onnx"])})
+    known = _Known(home, line)
+    scored: list[tuple[SessionScore, list[Tally]]] = []
+    for converted, episodes in _episodes(line, path):
+        tallies, frames = _tallies(line, policy, episodes), [stages.frame_digests(line, e) for e in episodes]
+        if tallies:
+            scored.append((_session(line, known, converted, tallies, np.concatenate(frames)), tallies))
+    if not scored:
+        raise InvalidInputError(f"{path}: no session holds an episode of line {line.name}")
+
+    def pooled(which: bool | None) -> dict[str, float]:
+        chosen = [t for s, tallies in scored for t in tallies if which is None or s.seen == which]
+        return finite(line.judging.metrics(chosen)) if chosen else {}
+
+    return Score(
+        model=version.digest,
+        line=line.name,
+        total=pooled(None),
+        seen=pooled(True),
+        unseen=pooled(False),
+        sessions=tuple(s for s, _ in scored),
+    )
+
+
+def find_model(home: Home, line: Line, name: str) -> ModelVersion:
+    """The model that `name` means: ``champion``, a release number, or a digest or at least 6 digits of one.
+
+    Raises:
+        NotFoundError: there is none, or more than one.
+    """
+    if name == "champion":
+        champion = release.champion(home.ledger, line.name)
+        if champion is None:
+            raise NotFoundError(f"line {line.name}: has no champion yet. Run: fleetmill turn --line {line.name}")
+        return trainer.model(home.ledger, champion.model)
+    released = {str(f.record["counter"]): f.record["model"] for f in home.ledger.read(kind="release")}
+    models = [f.key for f in home.ledger.read(kind="model") if f.record["line"] == line.name]
+    found = [m for m in models if m == released.get(name) or (len(name) >= 6 and m.startswith(name))]
+    if len(found) != 1:
+        raise NotFoundError(f"model {name!r} of line {line.name}: {len(found)} found. See: fleetmill status")
+    return trainer.model(home.ledger, found[0])
+
+
+class _Known:
+    """What the factory has refined: frame digests by role, and the digests of imported sessions."""
+
+    def __init__(self, home: Home, line: Line) -> None:
+        roles = home.books.roles(line.name)
+        self._frames: dict[str, set[int]] = {}
+        for fact in home.ledger.read(kind="refined"):
+            if fact.record["line"] == line.name:
+                held = np.frombuffer(home.blobs.get(fact.record["frames"]), np.uint64)
+                self._frames.setdefault(roles.get(fact.record["session"], "train"), set()).update(held.tolist())
+        manifests = (f.record["manifest"] for f in home.ledger.read(kind="session"))
+        self.sources = {m["source"] for m in manifests if m["source"]}
+
+    def roles(self, frames: set[int]) -> tuple[int, tuple[str, ...]]:
+        """(how many of the frames were refined before, in which roles)."""
+        found = {role: frames & held for role, held in self._frames.items()}
+        union: set[int] = set().union(*found.values()) if found else set()
+        return len(union), tuple(sorted(role for role, hits in found.items() if hits))
+
+
+def _episodes(line: Line, path: Path) -> Iterator[tuple[imports.Converted, list[Episode]]]:
+    for converted in imports.convert(path, line, device="score"):
+        digest = sha256(converted.data)
+        ref = RecordingRef(
+            digest=digest,
+            start_ns=converted.info.start_ns,
+            end_ns=converted.info.end_ns,
+            bytes=converted.bytes,
+            messages=converted.messages,
+        )
+        session = Session(
+            device=converted.foreign_device,
+            name=converted.name,
+            number=0,
+            line=line.name,
+            start_ns=ref.start_ns,
+            end_ns=ref.end_ns,
+            recordings=(ref,),
+            recorded_bytes=converted.bytes,
+            ended="import",
+            tags=converted.info.tags,
+        )
+        messages = refine.read_session(session, lambda _, data=converted.data: data)  # type: ignore[misc]
+        yield converted, list(stages.episodes(line, session, messages))
+
+
+def _tallies(line: Line, policy: Policy, episodes: list[Episode]) -> list[Tally]:
+    found: list[Tally] = []
+    for episode in episodes:
+        policy.reset()
+        found.append(line.judging.score(policy, episode))
+    return found
+
+
+def _session(
+    line: Line, known: _Known, converted: imports.Converted, tallies: list[Tally], frames: np.ndarray
+) -> SessionScore:
+    number, roles = known.roles(set(frames.tolist()))
+    return SessionScore(
+        session=converted.name,
+        frames=len(frames),
+        metrics=finite(line.judging.metrics(tallies)),
+        known_frames=number,
+        known_source=converted.source in known.sources,
+        roles=roles,
+    )
