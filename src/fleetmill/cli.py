@@ -98,20 +98,25 @@ def device_run(
     device_home: Annotated[Path, typer.Option("--device-home", help="This device's own folder.")],
     token: Annotated[str | None, typer.Option(help="Token of `fleetmill device enrol`; needed once.")] = None,
     hardware: Annotated[str, typer.Option(help="Hardware kind.")] = "cpu",
+    simulator_log: Annotated[
+        Path | None, typer.Option(help="Where the simulated machine itself notes what it lived, for the audit.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Do what can be done now, then end.")] = False,
 ) -> None:
     """Run one device agent: update, live, record, keep, hand over."""
     import httpx
 
+    from fleetmill.demo.meter import metered
     from fleetmill.device.agent import open_agent
     from fleetmill.device.enrolment import enrol, read_token
     from fleetmill.lines import find
 
     found = find(line)
+    world = metered(found.world, simulator_log) if found.world and simulator_log else None
     if token is not None:
         with httpx.Client(base_url=factory, timeout=30.0) as client:
             enrol(device_home, read_token(token), factory=factory, hardware=hardware, client=client)
-    with open_agent(device_home, found, say=_say) as agent:
+    with open_agent(device_home, found, world=world, say=_say) as agent:
         if once:
             agent.once()
         else:
@@ -255,6 +260,55 @@ def books(
         raise typer.Exit(1)
 
 
+@app.command()
+def demo(
+    line: Annotated[str | None, typer.Option("--line", help="A line with a simulated fleet.")] = None,
+    generations: Annotated[int | None, typer.Option(help="How often the loop turns.")] = None,
+    fleet: Annotated[int | None, typer.Option("--devices", help="Number of devices.")] = None,
+    seed: Annotated[int, typer.Option(help="Of training, gate and the fleet's worlds.")] = 0,
+    labels: Annotated[str, typer.Option(help="oracle (the expert relabels) or driver (what he did).")] = "oracle",
+    out: Annotated[Path | None, typer.Option(help="Folder for everything. [demo-LINE-SEED]")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two generations in about a minute.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a factory and a simulated fleet on this machine: the loop turns, the fleet gets better, a report says so."""
+    from fleetmill.demo import run
+    from fleetmill.demo.picture import sentence
+
+    chosen = line or run.default_line(quick=quick)
+    plan = run.make_plan(
+        chosen, generations=generations, devices=fleet, seed=seed, labels=labels, folder=out, quick=quick
+    )
+    found = run.demo(plan, say=_say)
+    if as_json:
+        typer.echo(json.dumps({k: v for k, v in found.items() if k != "tallies"}))
+        return
+    _generations(found)
+    typer.echo(f"{found['cpu_seconds']:.0f} CPU-seconds over all processes, {found['wall_seconds']:.0f} s")
+    typer.echo(sentence(found))
+    typer.echo(found["audit"]["line"])
+    typer.echo(f"report: {plan.folder / 'report.html'}")
+
+
+def _generations(found: dict[str, Any]) -> None:
+    metric, rows = found["metric"], []
+    names = [n for n in found["control"] if n not in (metric, "ci_low", "ci_high", "generation")]
+    for g in [*found["generations"], found["control"]]:
+        last = g is found["control"]
+        share = 0 if last else 100 * g["uploaded_bytes"] / max(g["recorded_bytes"], 1)
+        rows.append(
+            [
+                "control" if last else str(g["generation"]),
+                f"{g[metric]:.3g}",
+                f"{g['ci_low']:.3g} to {g['ci_high']:.3g}",
+                *(f"{g.get(n, 0):.3g}" for n in names),
+                "" if last else g["decision"].replace("_", " "),
+                "" if last else f"{share:.0f} %",
+            ]
+        )
+    _table(["generation", metric, "95 %", *names, "gate", "uploaded"], rows)
+
+
 def main() -> None:
     """The entry point: translates what goes wrong into one line and an exit code."""
     try:
@@ -312,3 +366,7 @@ class _progress:  # noqa: N801 - reads as a verb where it is used
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+
+if __name__ == "__main__":
+    main()

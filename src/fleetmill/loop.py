@@ -6,7 +6,7 @@ that was killed anywhere is turned again and ends in the same facts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 
@@ -20,7 +20,7 @@ from fleetmill.core.release import Release
 from fleetmill.core.verdict import Verdict
 from fleetmill.home import Home
 from fleetmill.judge import prove as judge
-from fleetmill.receive import inbox
+from fleetmill.receive import inbox, roll
 from fleetmill.refine import run as refine
 from fleetmill.release import publish as release
 from fleetmill.seams.ledger import Draft, Fact
@@ -199,31 +199,36 @@ def start(home: Home, line: Line) -> None:
 
 
 def waiting_for(home: Home, line: Line) -> int:
-    """How many more closed sessions the next turn wants; 0 or less: it may be turned."""
+    """How many more closed sessions the next turn wants; 0 or less: it may be turned.
+
+    With a campaign: all that it asked of every enrolled device. Without: as many new ones as the settings say.
+    """
     before = last_turn(home, line)
     known = set(home.ledger.get("turn_begun", before.key).record["sessions"]) if before else set()
     new = [s for s in inbox.sessions(home.ledger, line.name) if s.key not in known]
-    return home.settings.line(line.name).sessions - len(new)
+    wanted = home.settings.line(line.name).sessions - len(new)
+    if home.settings.line(line.name).campaign is None:
+        return wanted
+    return max(sum(missing(home, line).values()), 1 - len(new))
 
 
 def is_overdue(home: Home, line: Line) -> bool:
     """Something new has arrived, and then nothing for as long as the settings wait."""
     deadline_ns = int(home.settings.line(line.name).deadline_seconds * 1e9)
-    wanted = home.settings.line(line.name).sessions
-    last = max((f.time_ns for f in home.ledger.read(kind="session")), default=0)
-    return 0 < deadline_ns < home.clock() - last and 0 < waiting_for(home, line) < wanted
+    before = last_turn(home, line)
+    arrived = [f.time_ns for f in home.ledger.read(kind="session", after=before.seq if before else 0)]
+    return bool(arrived) and 0 < deadline_ns < home.clock() - max(arrived)
 
 
-def missing(home: Home, line: Line) -> list[str]:
-    """Devices whose sessions of the running campaign have not all arrived."""
+def missing(home: Home, line: Line) -> dict[str, int]:
+    """Devices whose sessions of the running campaign have not all arrived, and how many are missing of each."""
     found = release.campaigns(home.ledger, line.name)
     if not found:
-        return []
+        return {}
     campaign = found[-1][1]
-    sessions: Sequence[Session] = inbox.sessions(home.ledger, line.name)
-    arrived = [s.device for s in sessions if s.campaign == campaign.digest]
-    names = [f.key for f in home.ledger.read(kind="device") if f.record["line"] == line.name]
-    return sorted(n for n in names if arrived.count(n) < campaign.sessions)
+    arrived = [s.device for s in inbox.sessions(home.ledger, line.name) if s.campaign == campaign.digest]
+    enrolled = [d for d in roll.devices(home.ledger) if d.line == line.name and d.public_key]
+    return {d.name: n for d in enrolled if (n := campaign.sessions - arrived.count(d.name)) > 0}
 
 
 def turns(home: Home, line: Line) -> int:

@@ -28,7 +28,7 @@ class CampaignSettings:
 class LineSettings:
     """How the factory runs one line."""
 
-    sessions: int = 1  # new closed sessions that suffice to turn
+    sessions: int = 1  # new closed sessions that suffice to turn, where no campaign says it
     turns: int = 0  # stop turning after so many; 0: never
     deadline_seconds: float = 3600.0  # turn with what there is when this long nothing came; 0: never
     campaign: CampaignSettings | None = None  # None: devices are asked nothing; recordings come as imports

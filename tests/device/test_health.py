@@ -177,7 +177,7 @@ def test_a_model_that_takes_more_memory_than_signed_is_caught(tmp_path: Path) ->
 
 
 def test_a_model_that_wants_all_memory_is_refused_it(tmp_path: Path) -> None:
-    health = check_health(tmp_path, staged(tmp_path, hungry(10**12), memory_bytes=32 << 20))
+    health = check_health(tmp_path, staged(tmp_path, hungry(64 << 20), memory_bytes=16 << 20))
 
     assert not health.passed
     assert health.line.startswith("EngineError: the model could not be run")

@@ -312,6 +312,16 @@ def test_damaged_metadata_is_not_signed_over(repository: Repository, folder: Pat
         repository.publish([release(2, data=b"b")], now_ns=NOW)
 
 
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+def test_an_old_file_in_the_place_of_a_new_one_is_seen(repository: Repository, folder: Path, role: str) -> None:
+    repository.publish([release(1), GOLDEN], now_ns=NOW)
+    repository.publish([release(2, data=b"b")], now_ns=NOW)
+    (folder / f"3.{role}.json").write_bytes((folder / f"2.{role}.json").read_bytes())
+
+    with pytest.raises(IntegrityError, match=f"3.{role}.json"):
+        repository.targets()
+
+
 def test_two_publishers_at_once_lose_nothing(repository: Repository, folder: Path, keys: Path) -> None:
     offered = [campaign(f"{i}".encode()) for i in range(8)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def main(arguments: list[str]) -> None:
     from pathlib import Path
 
     die_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that worker processes are waited for
     settings = read_settings(home=Path(arguments[0]))
     with open_home(settings, own=False, workers=settings.workers) as home:
         enrolled = {f.record["line"] for f in home.ledger.read(kind="device")}

@@ -246,6 +246,7 @@ class Recipe:
     report_trials: int = 20
     report_seconds: float = 20.0
     quick: tuple[int, int] = (2, 4)  # generations and devices of `demo --quick`
+    shown: int = 0  # how much there is to see: `demo` shows the line with the most, `demo --quick` that with the least
     train: Mapping[str, float | int | str | bool] = field(default_factory=dict)
 
 

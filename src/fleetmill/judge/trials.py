@@ -93,8 +93,13 @@ def sliced(line: Line, policy: Policy, data: Data) -> Mapping[str, list[Tally]]:
 
 def digest(side: Sequence[Sequence[Tally]]) -> tuple[str, bytes]:
     """(digest, canonical bytes) of tallies: what a reason points at."""
-    data = canonical.dumps([[{k: _plain(v) for k, v in t.items()} for t in trial] for trial in side])
+    data = canonical.dumps(plain_side(side))
     return sha256(data), data
+
+
+def plain_side(side: Sequence[Sequence[Tally]]) -> list[list[dict[str, object]]]:
+    """Tallies as plain numbers and lists."""
+    return [[{k: _plain(v) for k, v in t.items()} for t in trial] for trial in side]
 
 
 def read(data: bytes) -> list[list[dict[str, Array]]]:

@@ -117,6 +117,7 @@ line = Line(
         first=Round(scenario="default", sessions=1, seconds=20.0, budget_ratio=1.0),
         then=Round(scenario="field", sessions=1, seconds=40.0, budget_ratio=0.35),
         headline="takeovers_per_km",
+        shown=1,
         report_trials=20,
         report_seconds=20.0,
     ),

@@ -12,9 +12,10 @@ from fleetmill.core.line import Array, ModelSpec, Tracker, TrainJob
 from fleetmill.engines.export_onnx import export
 from fleetmill.lines.fit import Plan, fit, steady, take_over, weights
 
-_STEPS = 600
+_STEPS = 1500
 _RATE = 2e-3
 _DECAY = 1e-2
+_DROP = 0.4
 _BATCH = 64
 _SHRINK = 4  # 120 x 160 -> 30 x 40: finer pictures cost more and steered no better (docs/lines/rccar.md)
 _SHIFT = 2  # pixels of the shrunk picture, each way
@@ -32,7 +33,7 @@ class CarNet(torch.nn.Module):
         relu, conv = torch.nn.ReLU, torch.nn.Conv2d
         self.layers = torch.nn.Sequential(
             conv(3, 16, 5, 2), relu(), conv(16, 32, 3, 2), relu(), conv(32, 32, 3, 1), relu(), torch.nn.Flatten(),
-            torch.nn.Dropout(0.3), torch.nn.Linear(32 * 4 * 7, 64), relu(), torch.nn.Dropout(0.3),
+            torch.nn.Dropout(_DROP), torch.nn.Linear(32 * 4 * 6, 64), relu(), torch.nn.Dropout(_DROP),
             torch.nn.Linear(64, 1),
         )  # fmt: skip
 

@@ -1,0 +1,71 @@
+"""The report as a picture and as a page: plain values in, bytes out."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_FLEET, _CONTROL, _GRID = "#0b6e4f", "#8a8a8a", "#dddddd"
+
+
+def curve(found: dict[str, Any]) -> bytes:
+    """PNG: the headline metric of the model in the field by generation, with 95 % intervals; the control in grey."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    generations = found["generations"]
+    x = [g["generation"] for g in generations]
+    y = [g[found["metric"]] for g in generations]
+    low = [max(v - g["ci_low"], 0) for v, g in zip(y, generations, strict=True)]
+    high = [max(g["ci_high"] - v, 0) for v, g in zip(y, generations, strict=True)]
+    figure, axes = plt.subplots(figsize=(7.2, 4.0), dpi=130)
+    axes.axhline(found["control"][found["metric"]], color=_CONTROL, lw=2, label="control: same steps, first data only")
+    axes.axhspan(found["control"]["ci_low"], found["control"]["ci_high"], color=_CONTROL, alpha=0.15, lw=0)
+    axes.errorbar(x, y, yerr=[low, high], color=_FLEET, marker="o", lw=2, capsize=4, label="model that the fleet runs")
+    for g in generations:
+        if not g["accepted"]:
+            axes.annotate("held", (g["generation"], g[found["metric"]]), xytext=(6, 8), textcoords="offset points")
+    axes.set_xticks(x)
+    axes.set_xlabel("generation")
+    axes.set_ylabel(found["metric"].replace("_", " "))
+    axes.set_ylim(bottom=0)
+    axes.grid(color=_GRID)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False)
+    axes.set_title(f"{found['line']}, seed {found['seed']}, {found['devices']} devices", loc="left", fontsize=10)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def page(found: dict[str, Any], png: bytes) -> str:
+    """The self-contained page."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(found=found, png=base64.b64encode(png).decode())
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """The headline in one line."""
+    r = found["headline"]["against_control"]
+    first = found["headline"]["against_generation_0"]
+    return (
+        f"{found['metric']}: fleet {r['fleet']:.3g} against control {r['other']:.3g}: ratio {r['ratio']:.3g} "
+        f"[{r['ci_low']:.3g}, {r['ci_high']:.3g}]; against generation 0 {first['ratio']:.3g} "
+        f"[{first['ci_low']:.3g}, {first['ci_high']:.3g}]"
+    )

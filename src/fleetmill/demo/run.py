@@ -1,0 +1,153 @@
+"""The demo: a factory and a fleet as processes on loopback; the loop turns, the report says what came of it."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fleetmill import lines, loop
+from fleetmill.core.errors import EngineError, InvalidInputError
+from fleetmill.core.line import Line
+from fleetmill.demo import control, report
+from fleetmill.demo.fleet import Plan, Processes, invite, open_processes, write_settings
+from fleetmill.home import Home, init_home, open_home
+from fleetmill.release import publish as release
+from fleetmill.settings import read_settings
+
+Say = Callable[[str], None]
+_LOOK_SECONDS = 0.3
+_AUDIT = Path(__file__).parents[3] / "scripts" / "audit.py"
+
+
+def default_line(*, quick: bool) -> str:
+    """The line that the demo shows: the one with the most to see, or with `quick` the one that takes least."""
+    with_fleet = [line for line in map(lines.find, lines.names()) if line.recipe is not None and line.world is not None]
+    return min(with_fleet, key=lambda line: (line.recipe.shown if line.recipe else 0) * (-1 if not quick else 1)).name
+
+
+def make_plan(
+    line: str,
+    *,
+    generations: int | None,
+    devices: int | None,
+    seed: int,
+    labels: str,
+    folder: Path | None,
+    quick: bool,
+) -> Plan:
+    """What is asked for, completed from the line's recipe.
+
+    Raises:
+        InvalidInputError: the line has no recipe, a number makes no sense, or the folder is not empty.
+    """
+    found: Line = lines.find(line)
+    if found.recipe is None or found.world is None:
+        raise InvalidInputError(f"line {line}: has no simulated fleet. Lines with one: see docs/lines.md")
+    least = found.recipe.quick if quick else (4, found.recipe.devices)
+    plan = Plan(
+        line=found,
+        recipe=found.recipe,
+        generations=generations if generations is not None else least[0],
+        devices=devices if devices is not None else least[1],
+        seed=seed,
+        labels=labels,
+        folder=folder or Path(f"demo-{line}-{seed}"),
+    )
+    if plan.generations < 1 or not 3 <= plan.devices <= 99 or not 0 <= plan.seed < 90:
+        raise InvalidInputError("demo: give at least 1 generation, 3 to 99 devices, and a seed from 0 to 89")
+    if plan.labels not in ("oracle", "driver"):
+        raise InvalidInputError(f"--labels {plan.labels}: must be oracle or driver")
+    if plan.folder.exists() and any(plan.folder.iterdir()):
+        raise InvalidInputError(f"{plan.folder}: is not empty. Remove it, or choose another --out")
+    return plan
+
+
+def demo(plan: Plan, *, say: Say) -> dict[str, Any]:
+    """Run it to its end; the report, which also lies in the plan's folder.
+
+    Raises:
+        EngineError: a process of the demo ended early, or the audit disagrees.
+    """
+    began = time.monotonic()
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    write_settings(plan)
+    settings = read_settings(home=plan.home)
+    init_home(settings, now_ns=time.time_ns())
+    with open_home(settings, own=False, workers=settings.workers) as home:
+        tokens = invite(plan, home)
+        with open_processes(plan.folder) as processes:
+            trained = _turn_all(plan, home, processes, tokens, say)
+        say("driving the report's worlds with each generation's model and the control")
+        measured = report.measure(plan, home, trained)
+    audit = _audit(plan)
+    found = report.make(
+        plan, settings, measured, audit=audit, cpu_seconds=_cpu(), wall_seconds=time.monotonic() - began
+    )
+    report.write(plan, found)
+    if audit["exit_code"]:
+        raise EngineError(f"the audit disagrees with the books: {audit['line']}")
+    return found
+
+
+def _turn_all(plan: Plan, home: Home, processes: Processes, tokens: dict[str, str], say: Say) -> Path:
+    processes.start_factory(plan)
+    for name, token in tokens.items():
+        processes.start_device(plan, name, token)
+    say(f"factory and {plan.devices} devices are up at {processes.address}")
+    folder = plan.folder / "control"
+    chain = control.start(plan.home, plan.line.name, folder, plan.generations)
+    try:
+        _watch(plan, home, processes, say)
+        if chain.wait() != 0:
+            raise EngineError(f"training the control ended with exit code {chain.returncode}")
+    finally:
+        chain.terminate()
+        chain.wait()
+    return folder
+
+
+def _watch(plan: Plan, home: Home, processes: Processes, say: Say) -> None:
+    """Wait until every generation was turned and the last release was confirmed or refused by each device."""
+    told = 0
+    while True:
+        if dead := processes.ended():
+            raise EngineError(f"{', '.join(dead)} ended early; see the logs in {plan.folder}")
+        done = loop.turns(home, plan.line)
+        for turn in range(told, done):
+            fact = home.ledger.get("turn_ended", f"{plan.line.name}/{turn}").record
+            say(f"generation {turn}: {fact['decision']}" + (f", release {fact['release']}" if fact["release"] else ""))
+        told = done
+        if done >= plan.generations and not _unconfirmed(plan, home):
+            return
+        time.sleep(_LOOK_SECONDS)
+
+
+def _unconfirmed(plan: Plan, home: Home) -> int:
+    champion = release.champion(home.ledger, plan.line.name)
+    if champion is None:
+        return 0
+    reports = [f.record["report"] for f in home.ledger.read(kind="deployment")]
+    answered = {r["device"] for r in reports if r["release_counter"] == champion.counter}
+    return plan.devices - len(answered)
+
+
+def _audit(plan: Plan) -> dict[str, Any]:
+    """Run the audit, which imports nothing of ours; without a checkout there is none to run."""
+    if not _AUDIT.exists():
+        return {"exit_code": 0, "line": "audit: not run, scripts/audit.py is not beside this installation"}
+    period_ns = round(1e9 / plan.line.model.rate_hz)
+    command = [sys.executable, str(_AUDIT), str(plan.folder), "--period-ns", str(period_ns)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = (found.stdout.strip().splitlines() or [found.stderr.strip()[-300:]])[-1]
+    return {"exit_code": found.returncode, "line": last}
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of every child that has ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
