@@ -444,6 +444,13 @@ def test_a_taught_model_learns_what_it_is_taught() -> None:
     assert notes.metrics[-1]["loss"] < 0.5 * notes.metrics[0]["loss"]
 
 
+def test_rows_where_the_model_of_that_day_was_wrong_are_drawn_more_often() -> None:
+    from fleetmill.lines.driving.training import _weights
+
+    proposed = np.array([np.nan, 0.2, 0.45, 1.0], dtype=np.float32)
+    assert _weights(proposed, np.full(4, 0.2, dtype=np.float32), 8.0) == pytest.approx([1.0, 1.0, 5.0, 9.0])
+
+
 # judging
 
 

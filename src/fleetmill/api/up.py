@@ -35,7 +35,7 @@ def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True
         child = _start_loop(settings) if turning else None
         try:
             ready(address)
-            config = uvicorn.Config(make_app(home), log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+            config = uvicorn.Config(make_app(home), log_level="critical", access_log=False, timeout_graceful_shutdown=1)
             uvicorn.Server(config).run(sockets=[listener])
         finally:
             if child is not None:

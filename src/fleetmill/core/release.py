@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from fleetmill.core.canonical import digest
 from fleetmill.core.line import Line
@@ -39,7 +38,6 @@ class Report:
     model_file: str  # digest of the file that runs now (confirmed) or that was turned away
     running: str  # digest of the file that runs now; "": none
     reason: str = ""
-    health: Mapping[str, Any] = field(default_factory=dict)
 
 
 def io_contract(line: Line) -> str:

@@ -84,6 +84,7 @@ def make(
         "labels": plan.labels,
         "metric": plan.recipe.headline,
         "better": _better(plan),
+        "looks": list(plan.line.judging.looks),
         "report_worlds": plan.recipe.report_trials,
         "generations": generations,
         "control": {**_metrics(plan, measured.control), "generation": measured.control_generation},

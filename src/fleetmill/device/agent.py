@@ -10,17 +10,17 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 
 from fleetmill.core import canonical
-from fleetmill.core.errors import IntegrityError, InvalidInputError, UnavailableError
+from fleetmill.core.errors import EngineError, IntegrityError, InvalidInputError, UnavailableError
 from fleetmill.core.fleet import Campaign
 from fleetmill.core.line import Line, World
 from fleetmill.core.plain import build
-from fleetmill.core.release import Report, io_contract
+from fleetmill.core.release import Report, State, io_contract
 from fleetmill.device import live, update
 from fleetmill.device.enrolment import Enrolled, read_enrolled
 from fleetmill.device.health import check_health
@@ -66,7 +66,7 @@ class Agent:
         if start.given_up:
             self._report("failed", None, f"release {start.given_up[:12]} was tried too often without a confirmation")
         if start.run:
-            self._run(start.run)
+            self.policy, self.running = self._load(start.run), start.run
         for session in live.recover(self.journal, self.spool):
             self.say(f"session {session} was ended by a crash; what was durable is kept")
 
@@ -149,18 +149,23 @@ class Agent:
         slot = self.slots.stage(release)
         self.slots.begin_trial(release)
         health = check_health(slot, release)
-        if not health.passed:
+        try:
+            policy = self._load(release) if health.passed else None
+        except (EngineError, IntegrityError) as error:
+            health, policy = replace(health, failure=str(error)), None
+        if policy is None:
             self.slots.reject(release.digest)
             self._report("failed", release, f"health check: {health.line}")
             return
         self.slots.confirm(release.digest)
-        self._run(release)
+        self.policy, self.running = policy, release
         self._report("confirmed", release, health.line)
         self.outbox.send(self.uploader)
 
-    def _run(self, release: Release) -> None:
+    def _load(self, release: Release) -> RunningPolicy:
+        """The policy of a slot, from bytes that are verified as they are read."""
         model = self.slots.read(release.digest, "model.onnx")
-        self.policy, self.running = policies(self.line, self.runtime, {"model.onnx": model}), release
+        return policies(self.line, self.runtime, {"model.onnx": model})
 
     def _campaign(self, targets: tuple[SignedTarget, ...]) -> Campaign | None:
         """The newest campaign of this device's line that the factory signed."""
@@ -176,8 +181,11 @@ class Agent:
 
     def _known_campaign(self, digest: str) -> Campaign:
         """A campaign that was verified and kept when its first session was begun."""
-        data = (self.folder / "campaigns" / digest / "campaign.json").read_bytes()
-        return build(Campaign, canonical.loads(data), "campaign")
+        path = self.folder / "campaigns" / digest / "campaign.json"
+        campaign = build(Campaign, canonical.loads(path.read_bytes()), "campaign")
+        if campaign.digest != digest:
+            raise IntegrityError(f"{path}: is not the campaign that was signed; remove it, it is fetched again")
+        return campaign
 
     def _live(self, campaign: Campaign) -> None:
         while live.begun(self.journal, campaign) < campaign.sessions:
@@ -208,21 +216,20 @@ class Agent:
         except httpx.HTTPError as error:
             raise UnavailableError(f"{self.me.factory}: {type(error).__name__}") from error
 
-    def _report(self, state: str, release: Release | None, reason: str) -> None:
+    def _report(self, state: State, release: Release | None, reason: str) -> None:
         file = next((f.sha256 for f in release.files if f.name == "model.onnx"), "") if release else ""
         runs = next((f.sha256 for f in self.running.files if f.name == "model.onnx"), "") if self.running else ""
-        self.say(f"{state}: {reason}")
-        self.outbox.put(
-            Report(
-                device=self.me.name,
-                line=self.line.name,
-                state=state,  # type: ignore[arg-type]
-                release_counter=release.counter if release else 0,
-                model_file=file,
-                running=runs,
-                reason=reason,
-            )
+        report = Report(
+            device=self.me.name,
+            line=self.line.name,
+            state=state,
+            release_counter=release.counter if release else 0,
+            model_file=file,
+            running=runs,
+            reason=reason,
         )
+        if self.outbox.put(report):
+            self.say(f"{state}: {reason}")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ class Measured:
     not_finite: int  # values that are NaN or infinite, over all outputs and frames
     stuck: int  # outputs that never change although the golden ones do
     difference: float | None  # largest absolute difference from the golden outputs; None: they cannot be compared
-    latency_ns: int  # p99 of single asks
+    latency_ns: int  # p99 of single asks in the quietest tenth of the sampling
     memory_bytes: int  # peak of the process above what it took with an empty model
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +115,14 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def put(self, report: Report) -> None:
-        """Keep a report; an equal one is kept once, also after it was sent."""
+    def put(self, report: Report) -> bool:
+        """Keep a report; an equal one is kept once, also after it was sent. True when it is new."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        name = canonical.digest(plain(replace(report, health={})))[:32]
-        if not (self._folder / f"{name}.sent").exists():
-            write_whole(self._folder / f"{name}.json", canonical.dumps(plain(report)))
+        name = canonical.digest(plain(report))[:32]
+        if any((self._folder / f"{name}.{ending}").exists() for ending in ("json", "sent")):
+            return False
+        write_whole(self._folder / f"{name}.json", canonical.dumps(plain(report)))
+        return True
 
     def send(self, uploader: Uploader) -> None:
         """Send every report that was not taken yet, oldest first."""

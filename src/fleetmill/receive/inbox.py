@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fleetmill.core import canonical
 from fleetmill.core import journal as journals
 from fleetmill.core.custody import Posting
-from fleetmill.core.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError
+from fleetmill.core.errors import ConflictError, IntegrityError, InvalidInputError
 from fleetmill.core.fleet import Device
 from fleetmill.core.journal import Entry, Totals
 from fleetmill.core.line import Line
@@ -101,12 +102,9 @@ def take_report(ledger: Ledger, device: Device, statement: bytes) -> Report:
     report = build(Report, signed, "report")
     if report.device != device.name:
         raise InvalidInputError(f"report: is of {report.device}, sent by {device.name}")
-    key = f"{device.name}/{report.release_counter}/{report.state}/{report.model_file[:16]}"
-    try:
-        ledger.get("deployment", key)
-    except NotFoundError:
-        record = {"report": plain(report), "signature": signature}
-        ledger.append([Draft(kind="deployment", key=key, record=record)])
+    key = f"{device.name}/{report.release_counter}/{report.state}/{canonical.digest(plain(report))[:16]}"
+    record = {"report": plain(report), "signature": signature}
+    ledger.append([Draft(kind="deployment", key=key, record=record)])
     return report
 
 

@@ -56,11 +56,9 @@ def publish(
     file = model.files["model.onnx"]
     loaded = runtime.load(blobs.get(file))
     frames = golden.golden_npz(examples, loaded.ask)
-    before = champion(ledger, line.name)
-    known = before is not None and before.verdict == verdict_key
     release = Release(
         line=line.name,
-        counter=before.counter if before and known else (before.counter if before else 0) + 1,
+        counter=_counter(ledger, repository, line, file, verdict_key),
         model=model.digest,
         model_file=file,
         golden=blobs.put(frames),
@@ -88,6 +86,17 @@ def campaigns(ledger: Ledger, line: str) -> list[tuple[Fact, Campaign]]:
     """Every campaign of a line, by number."""
     found = [(f, build(Campaign, f.record)) for f in ledger.read(kind="campaign")]
     return sorted(((f, c) for f, c in found if c.line == line), key=lambda pair: pair[1].number)
+
+
+def _counter(ledger: Ledger, repository: Repository, line: Line, file: str, verdict_key: str) -> int:
+    """The next release number of the line, or the one that this very release was given before a crash."""
+    known = champion(ledger, line.name)
+    if known is not None and known.verdict == verdict_key:
+        return known.counter
+    signed = repository.targets().get(f"models/{file}/model.onnx")
+    if signed is not None and signed.custom.get("verdict") == verdict_key:
+        return int(signed.custom["release_counter"])
+    return max(known.counter if known else 0, repository.counters().get(line.name, 0)) + 1
 
 
 def _files(line: Line, release: Release, blobs: Blobs) -> list[Target]:

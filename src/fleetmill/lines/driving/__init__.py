@@ -115,7 +115,7 @@ line = Line(
     recipe=Recipe(
         devices=12,
         first=Round(scenario="default", sessions=1, seconds=20.0, budget_ratio=1.0),
-        then=Round(scenario="field", sessions=1, seconds=40.0, budget_ratio=0.35),
+        then=Round(scenario="field", sessions=1, seconds=25.0, budget_ratio=0.35),
         headline="takeovers_per_km",
         shown=1,
         report_trials=20,

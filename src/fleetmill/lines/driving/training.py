@@ -25,8 +25,8 @@ class Lesson:
     """Settings of one training, named as in `TrainJob.settings`; there `steps` stands for both numbers of steps."""
 
     labels: str = "oracle"  # "oracle": every row, the expert's label. "driver": what the safety driver did
-    steps_first: int = 600
-    steps_next: int = 500
+    steps_first: int = 450
+    steps_next: int = 300
     lr: float = 3e-3
     batch: int = 64
     surprise: float = 8.0  # extra weight of rows where the model of that day was wrong: 0 is none
@@ -91,14 +91,13 @@ def _rows(data: Data, lesson: Lesson) -> Rows:
         camera=_tensor(data.column("camera"), usable, np.uint8),
         speed=_tensor(data.column("speed"), usable, np.float32),
         target=_tensor(source, usable, np.float32),
-        weight=torch.from_numpy(_weights(data, lesson.surprise)[usable]),
+        weight=torch.from_numpy(_weights(data.column("model.steer"), source, lesson.surprise)[usable]),
     )
 
 
-def _weights(data: Data, surprise: float) -> Array:
-    wrong = np.abs(np.asarray(data.column("model.steer")) - np.asarray(data.column("label.steer")))
-    extra = np.clip(np.nan_to_num(wrong.astype(np.float64)) / _WRONG, 0.0, 1.0)
-    found: Array = 1.0 + surprise * extra
+def _weights(proposed: Array, target: Array, surprise: float) -> Array:
+    wrong = np.abs(proposed.astype(np.float64) - target)
+    found: Array = 1.0 + surprise * np.clip(np.nan_to_num(wrong) / _WRONG, 0.0, 1.0)  # NaN: no model drove
     return found
 
 

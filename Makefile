@@ -1,0 +1,71 @@
+# Fleetmill: two commands do everything. Both need Python 3.11 or newer, git and make, and set up .venv themselves.
+#   make demo    set up, then the main job: the loop turns, the fleet gets better    (DEMO_ARGS="--quick" for a minute)
+#   make test    set up, then lint, types, architecture, docs and all tests
+# Also: check (make test without what is slow), prove (the measured claims), clean.
+
+PYTHON      ?= python3
+JOBS        ?= 2
+DEMO_ARGS   ?=
+DEMO_EXTRAS := factory,train,sim,web
+TEST_EXTRAS := $(DEMO_EXTRAS),dev
+# PyTorch's own public index of CPU builds: asked only where CUDA libraries would be installed in vain.
+# Empty: never. CUDA=1: take the CUDA build anyway.
+export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+export CUDA
+
+VENV := .venv
+BIN  := $(VENV)/bin
+# A small process of a fleet gains nothing from many threads, and equal bytes need one.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test check prove clean lint types architecture docs unit all-tests
+
+demo: $(VENV)/.demo
+	$(BIN)/fleetmill demo $(DEMO_ARGS)
+
+test: $(VENV)/.test
+	$(MAKE) --no-print-directory lint types
+	$(BIN)/pytest -n $(JOBS)
+
+check: $(VENV)/.test
+	$(MAKE) --no-print-directory lint types
+	$(BIN)/pytest -n $(JOBS) -m "not slow"
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+architecture: $(VENV)/.test
+	$(BIN)/pytest tests/test_architecture.py
+
+docs: $(VENV)/.test
+	$(BIN)/python scripts/make_docs.py
+	$(BIN)/pytest tests/docs
+
+prove: $(VENV)/.test
+	$(BIN)/python scripts/check_device_wheels.py
+	@if [ -f scripts/prove.py ]; then $(BIN)/python scripts/prove.py; \
+	else echo "prove: scripts/prove.py is missing: it will run the measured claims of README.md"; exit 1; fi
+
+clean:
+	rm -rf $(VENV) build dist demo-*/ fleetmill-home .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf src/*.egg-info
+
+$(VENV)/.made:
+	PYTHON="$(PYTHON)" sh scripts/make_venv.sh $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
+	@$(BIN)/python scripts/plan_install.py --extras $(DEMO_EXTRAS) --flags $(VENV)/.flags
+	$(BIN)/python -m pip install --quiet -c constraints.txt $$(cat $(VENV)/.flags) -e ".[$(DEMO_EXTRAS)]"
+	@echo "$(DEMO_EXTRAS)" > $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
+	@$(BIN)/python scripts/plan_install.py --extras $(TEST_EXTRAS) --flags $(VENV)/.flags
+	$(BIN)/python -m pip install --quiet -c constraints.txt $$(cat $(VENV)/.flags) -e ".[$(TEST_EXTRAS)]"
+	@echo "$(TEST_EXTRAS)" > $@
+	@touch $(VENV)/.demo
