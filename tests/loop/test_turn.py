@@ -58,9 +58,9 @@ def bring(home, folder, seeds):
 
 def two_turns(home, folder):
     """What an operator does, who looks where he was before he goes on."""
-    bring(home, folder, range(6))
+    bring(home, folder, range(4))
     turned = loop.turn(home, tiny_line) if loop.turns(home, tiny_line) == 0 else None
-    bring(home, folder, range(10, 22))
+    bring(home, folder, range(10, 16))
     return loop.turn(home, tiny_line) if loop.turns(home, tiny_line) == 1 else turned
 
 
@@ -74,9 +74,7 @@ def home(tmp_path):
 
 
 def facts(home):
-    return {
-        (f.kind, f.key): canonical.dumps(f.record) for f in home.ledger.read() if f.kind not in SKIP
-    }
+    return {(f.kind, f.key): canonical.dumps(f.record) for f in home.ledger.read() if f.kind not in SKIP}
 
 
 def test_two_turns_learn_what_the_field_teaches(home, tmp_path):
@@ -136,7 +134,9 @@ def test_killed_at_every_append_it_ends_in_the_same_facts(tmp_path, after):
     while True:
         with open_home(settings, clock=Clock()) as home:
             try:  # each process gets one append further than the one before
-                two_turns(replace(home, ledger=KillingLedger(home.ledger, 1 if after else 2, after=after)), tmp_path / "in")
+                two_turns(
+                    replace(home, ledger=KillingLedger(home.ledger, 1 if after else 2, after=after)), tmp_path / "in"
+                )
             except Killed:
                 kills += 1
                 continue

@@ -23,7 +23,8 @@ _DROP = 0.4
 _KNOWN = 400  # pictures that are compared with: 800 were no better
 _SMOOTH = 0.7  # ridge of their pull
 _BATCH = 64
-_SHRINK = 4  # 120 x 160 -> 30 x 40: finer pictures cost more and steered no better (docs/lines/rccar.md)
+_SKY = 48  # rows of the camera above the floor: walls and people teach what does not come again
+_SHRINK = 4  # 72 x 160 -> 18 x 40
 _SHIFT = 2  # pixels of the shrunk picture, each way
 _LIGHT = 0.3  # spread of the random brightness; a third of it for each colour
 
@@ -41,14 +42,14 @@ class CarNet(torch.nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(()))  # of the first training's labels: the rest is learned
         # pictures that new ones are compared with, one a column: the exporter would write a turned copy beside rows
-        self.register_buffer("known", torch.zeros(3 * 15 * 20, _KNOWN))
+        self.register_buffer("known", torch.zeros(3 * 9 * 20, _KNOWN))
         self.register_buffer("known_square", torch.zeros(_KNOWN))  # their squared lengths
         self.register_buffer("pull", torch.zeros(_KNOWN))  # how far each steers from the mean
         self.register_buffer("width", torch.ones(()))
         relu, conv = torch.nn.ReLU, torch.nn.Conv2d
         self.layers = torch.nn.Sequential(
-            conv(3, 16, 5, 2), relu(), conv(16, 32, 3, 2), relu(), conv(32, 32, 3, 1), relu(), torch.nn.Flatten(),
-            torch.nn.Dropout(_DROP), torch.nn.Linear(32 * 4 * 6, 64), relu(), torch.nn.Dropout(_DROP),
+            conv(3, 16, 5, 2), relu(), conv(16, 32, 3, 2), relu(), conv(32, 32, 3, 1, 1), relu(), torch.nn.Flatten(),
+            torch.nn.Dropout(_DROP), torch.nn.Linear(32 * 3 * 8, 64), relu(), torch.nn.Dropout(_DROP),
             torch.nn.Linear(64, 1),
         )  # fmt: skip
 
@@ -58,7 +59,7 @@ class CarNet(torch.nn.Module):
         return 0.5 * (self.seen(small) + self.recalled(small))
 
     def seen(self, small: torch.Tensor) -> torch.Tensor:
-        """The conv net's answer to pictures that are shrunk already (B, 3, 30, 40)."""
+        """The conv net's answer to pictures that are shrunk already (B, 3, 18, 40)."""
         answer: torch.Tensor = self.layers(small)
         return answer[:, 0] + self.mean
 
@@ -68,7 +69,7 @@ class CarNet(torch.nn.Module):
         return torch.exp(-self.width * distance) @ self.pull + self.mean
 
     def recall(self, tiny: torch.Tensor, label: torch.Tensor, chance: np.random.Generator) -> None:
-        """Choose known pictures among `tiny` (N, 900) and solve for their pull: kernel ridge on a subset of rows.
+        """Choose known pictures among `tiny` (N, 540) and solve for their pull: kernel ridge on a subset of rows.
 
         Source: Smola and Bartlett, Sparse Greedy Gaussian Process Regression, 2001 (subset of regressors).
         """
@@ -86,7 +87,7 @@ class CarNet(torch.nn.Module):
 
 
 def coarse(small: torch.Tensor) -> torch.Tensor:
-    """(B, 3, 30, 40) -> (B, 900): what pictures are compared by."""
+    """(B, 3, 18, 40) -> (B, 540): what pictures are compared by."""
     return torch.nn.functional.avg_pool2d(small, 2).flatten(1)
 
 
@@ -97,8 +98,8 @@ def apart(rows: torch.Tensor, columns: torch.Tensor, length: torch.Tensor) -> to
 
 
 def shrink(camera: torch.Tensor) -> torch.Tensor:
-    """uint8 (B, 120, 160, 3) -> float32 (B, 3, 30, 40), means of 4 x 4 pixels, within -0.5..0.5."""
-    small = torch.nn.functional.avg_pool2d(camera.permute(0, 3, 1, 2).to(torch.float32), _SHRINK)
+    """uint8 (B, 120, 160, 3) -> float32 (B, 3, 18, 40): the floor, means of 4 x 4 pixels, within -0.5..0.5."""
+    small = torch.nn.functional.avg_pool2d(camera[:, _SKY:].permute(0, 3, 1, 2).to(torch.float32), _SHRINK)
     return small / 255.0 - 0.5
 
 

@@ -1,0 +1,319 @@
+"""`check_line`: does a line keep its contract? Each breach is one sentence.
+
+What it does: it lives a few short sessions in the line's world (or takes the messages that it is given), records and
+reads them back, cuts, trains with few steps, scores, guards. A line's own tests show that it is good; this shows that
+it is a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from fleetmill.core import trigger, wire
+from fleetmill.core.drive import Moment, drive
+from fleetmill.core.errors import FleetmillError
+from fleetmill.core.line import Array, Episode, Frame, Line, Message, Metrics, Stretch, TrainJob
+from fleetmill.engines.runtime_onnx import OnnxRuntime
+from fleetmill.seams import recordings
+from fleetmill.seams.runtime import RunningPolicy, policies
+
+_START_NS = 1_767_225_600_000_000_000
+_STEPS = 40  # instants that are lived per session
+_LITTLE: Mapping[str, Any] = {"steps": 3}
+_NONE: Mapping[str, Any] = {"steps": 0}
+Breaches = Iterator[str]
+
+
+def check_line(line: Line, *, stretches: Sequence[Stretch] = ()) -> list[str]:
+    """Every breach of the contract, none for a good line. `stretches`: for a line without a world, something to cut.
+
+    Stops after the first part that has breaches, since the later ones would only repeat them.
+    """
+    context = _Context(line, list(stretches))
+    for part in (_names, _world, _recorded, _cut, _trains, _scores, _guards):
+        try:
+            found = list(part(context))
+        except FleetmillError as error:
+            found = [f"{part.__name__.strip('_')}: {error}"]
+        if found:
+            return [f"line {line.name}: {breach}" for breach in found]
+    return []
+
+
+class _Context:
+    """What the parts hand on to each other."""
+
+    def __init__(self, line: Line, stretches: list[Stretch]) -> None:
+        self.line, self.stretches = line, stretches
+        self.episodes: list[Episode] = []
+        self.files: Mapping[str, bytes] = {}
+        self.metrics: Metrics = {}
+
+    def policy(self) -> RunningPolicy:
+        """The trained model, fresh."""
+        return policies(self.line, OnnxRuntime(), self.files)
+
+
+class _Held:
+    """Episodes as `core.line.Data`."""
+
+    def __init__(self, episodes: Sequence[Episode]) -> None:
+        self._episodes = episodes
+
+    def split(self, name: Literal["train", "validation"]) -> _Held:  # noqa: ARG002
+        return self
+
+    def column(self, feature: str) -> Array:
+        return np.concatenate([e.columns[feature] for e in self._episodes])
+
+    def bounds(self) -> Array:
+        return np.concatenate([[0], np.cumsum([len(e.times_ns) for e in self._episodes])]).astype(np.int64)
+
+    def episode(self, index: int) -> Episode:
+        return self._episodes[index]
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+
+class _Tracker:
+    """Keeps nothing; a run is never stopped."""
+
+    def step(self, step: int, of: int, metrics: Metrics) -> None:
+        """Nothing."""
+
+    def save(self, step: int, state: bytes) -> None:
+        """Nothing."""
+
+    def saved(self) -> tuple[int, bytes] | None:
+        return None
+
+
+def _names(c: _Context) -> Breaches:
+    line = c.line
+    features = {f.name: f for f in line.features}
+    if len(features) != len(line.features):
+        yield "features: a name stands twice"
+    for f in line.features:
+        if f.dtype not in wire.ARRAYS and f.dtype != "str":
+            yield f"feature {f.name}: dtype {f.dtype!r} cannot be recorded; use one of {', '.join(wire.ARRAYS)} or str"
+        if f.hold_ns < 0:
+            yield f"feature {f.name}: hold_ns must not be negative"
+    inputs = {p.name for p in line.model.inputs}
+    for port in (*line.model.inputs, *line.model.outputs):
+        if port.feature is not None and port.feature not in features:
+            yield f"port {port.name}: feature {port.feature!r} is not among the line's features"
+        elif port.feature is not None and features[port.feature].kind == "label":
+            yield f"port {port.name}: {port.feature} is a label; a label is never an input or output of a model"
+    for port in line.model.outputs:
+        if port.feeds is not None and port.feeds not in inputs:
+            yield f"port {port.name}: feeds {port.feeds!r}, which is no input port"
+    for t in line.triggers:
+        unknown = trigger.parse(t.when).terms - set(features)
+        if unknown:
+            yield f"trigger {t.when!r}: {', '.join(sorted(unknown))} is not among the features"
+    if line.judging.baseline is None:
+        yield "judging.baseline: is missing; the first model of a line must beat something"
+
+
+def _world(c: _Context) -> Breaches:
+    if c.line.world is None:
+        if not c.stretches:
+            yield "world: there is none, and no stretches were given to check with"
+        return
+    for number, scenario in enumerate(("default", "field")):
+        once, again = _live(c.line, scenario, 7 + number), _live(c.line, scenario, 7 + number)
+        if not _alike(once, again):
+            yield f"world({scenario!r}, 7): two lives of one seed differ"
+        for moment in once:
+            yield from _step(c.line, moment)
+        c.stretches.append(_stretch(c.line, once, number))
+
+
+def _step(line: Line, moment: Moment) -> Breaches:
+    features = {f.name: f for f in line.features}
+    for name, value in {**moment.step.observation, **moment.step.label}.items():
+        if name not in features:
+            yield f"world: gives {name!r}, which is not among the features"
+        elif not _fits(np.asarray(value), features[name].dtype, features[name].shape):
+            yield f"world: {name} is {np.asarray(value).dtype}{np.shape(value)}, the feature says otherwise"
+
+
+def _recorded(c: _Context) -> Breaches:
+    """What goes into a recording comes out of it."""
+    features = {f.name: f for f in c.line.features}
+    for stretch in c.stretches:
+        for message in stretch.messages:
+            feature = features.get(message.topic)
+            if feature is None:
+                yield f"a message on {message.topic!r}, which is not among the features"
+                return
+            encoded = recordings.encode(feature, message)
+            back = wire.decode(encoded.kind, encoded.payload, feature.shape)["data"]
+            if not np.array_equal(np.asarray(back), np.asarray(message.value["data"]), equal_nan=_is_float(back)):
+                yield f"{message.topic}: does not come out of a recording as it went in"
+                return
+
+
+def _cut(c: _Context) -> Breaches:
+    for stretch in c.stretches:
+        found, again = list(c.line.cut(stretch)), list(c.line.cut(stretch))
+        messages = list(stretch.messages)
+        first, last = messages[0].log_time_ns, messages[-1].log_time_ns
+        longest = max((f.hold_ns for f in c.line.features), default=0)
+        if len(found) != len(again) or any(not _same(a, b) for a, b in zip(found, again, strict=False)):
+            yield "cut: two cuts of one stretch differ"
+        for e in found:
+            if not len(e.times_ns) or (np.diff(e.times_ns) <= 0).any():
+                yield "cut: an episode without rows, or whose times do not rise"
+            elif e.start_ns < first or e.end_ns > last + max(longest, 1) or e.end_ns <= int(e.times_ns[-1]):
+                yield "cut: an episode's interval must hold its rows and lie within its stretch"
+            for name, column in e.columns.items():
+                if len(column) != len(e.times_ns):
+                    yield f"cut: column {name} has {len(column)} rows, the episode {len(e.times_ns)}"
+        c.episodes += found
+    if not c.episodes:
+        yield "cut: nothing was cut out of any stretch"
+    elif len({tuple(sorted(e.columns)) for e in c.episodes}) != 1:
+        yield "cut: every episode must have the same columns"
+
+
+def _trains(c: _Context) -> Breaches:
+    first, second = _train(c, None, _LITTLE), _train(c, None, _LITTLE)
+    if first != second:
+        yield "train: two trainings with one seed give different bytes"
+    if "model.onnx" not in first:
+        yield f"train: gives {sorted(first)}; 'model.onnx' is missing"
+        return
+    c.files = first
+    inputs = _inputs(c)
+    if not _equal(c.policy().ask(inputs), policies(c.line, OnnxRuntime(), _train(c, first, _NONE)).ask(inputs)):
+        yield "train: going on from a parent with 0 steps must give the parent's function"
+    whole = c.policy().ask(inputs)
+    if set(whole) != {p.name for p in c.line.model.outputs}:
+        yield f"model: gives {sorted(whole)}, the spec says {sorted(p.name for p in c.line.model.outputs)}"
+        return
+    singles = [c.policy().ask({k: v[i : i + 1] for k, v in inputs.items()}) for i in range(len(_any(inputs)))]
+    for port in c.line.model.outputs:
+        one_by_one = np.concatenate([s[port.name] for s in singles])
+        if not np.allclose(whole[port.name], one_by_one, atol=c.line.model.tolerance):
+            yield f"model: output {port.name} depends on what else is in the batch"
+        if not _fits(whole[port.name][0], port.dtype, port.shape):
+            value = whole[port.name]
+            yield f"model: output {port.name} is {value.dtype}{value.shape[1:]}, not as the spec says"
+
+
+def _scores(c: _Context) -> Breaches:
+    line = c.line
+    pairs = [(line.judging.score(_fresh(c), e), line.judging.score(_fresh(c), e)) for e in c.episodes]
+    tallies = [first for first, _ in pairs]
+    if not all(_equal(first, second) for first, second in pairs):
+        yield "judging.score: two scores of one episode differ"
+    if line.world is not None and line.judging.live is not None:
+        moments = _live(line, line.judging.scenario, 9, _fresh(c))
+        tallies.append(line.judging.live([m.step for m in moments], [m.sent for m in moments]))
+        tallies.append(line.judging.live([m.step for m in moments], [m.sent for m in moments]))
+    once, turned = line.judging.metrics(tallies), line.judging.metrics(tallies[::-1])
+    if once.keys() != turned.keys() or not all(np.isclose(once[k], turned[k], equal_nan=True) for k in once):
+        yield "judging.metrics: the order of tallies changes the metrics"
+    for check in line.checks:
+        if check.metric not in once:
+            yield f"check on {check.metric}: judging.metrics gives {', '.join(sorted(once))}"
+        if check.slice is not None and check.slice not in line.slices:
+            yield f"check on {check.metric}: no slice is called {check.slice!r}"
+    for name, belongs in line.slices.items():
+        if {belongs(e) for e in c.episodes} - {True, False}:
+            yield f"slice {name!r}: must answer True or False"
+    c.metrics = once
+
+
+def _guards(c: _Context) -> Breaches:
+    line, policy = c.line, c.policy()
+    inputs = _inputs(c)
+    answer = policy.ask({k: v[:1] for k, v in inputs.items()})
+    action = {p.feature: answer[p.name][0] for p in line.model.outputs if p.feature is not None}
+    observation = {f.name: c.episodes[0].columns[f.name][0] for f in line.features if f.name in c.episodes[0].columns}
+    once, again = line.guard(action, observation, {}), line.guard(action, observation, {})
+    if not (_equal(once[0], again[0]) and _equal(once[1], again[1])):
+        yield "guard: the same action, observation and memory must be answered alike"
+    if set(once[0]) != set(action):
+        yield f"guard: was given {sorted(action)}, sends {sorted(once[0])}"
+
+
+def _live(line: Line, scenario: str, seed: int, policy: RunningPolicy | None = None) -> list[Moment]:
+    if line.world is None:
+        return []
+    world = line.world(scenario, seed)
+    try:
+        return list(drive(world, policy, steps=_STEPS))
+    finally:
+        world.close()
+
+
+def _stretch(line: Line, moments: Sequence[Moment], index: int) -> Stretch:
+    names = {f.name for f in line.features}
+    messages = []
+    for m in moments:
+        at = _START_NS + index * 10**12 + m.step.time_ns
+        values = {**m.step.observation, **m.step.label, **m.sent}
+        values["takeover"] = np.asarray(np.float32(m.step.takeover is not None))
+        for name, value in values.items():
+            if name in names:
+                messages.append(Message(topic=name, log_time_ns=at, publish_time_ns=at, value={"data": value}))
+    return Stretch(device="d", session=f"s{index}", index=0, tags={}, messages=messages)
+
+
+def _train(c: _Context, parent: Mapping[str, bytes] | None, settings: Mapping[str, Any]) -> Mapping[str, bytes]:
+    return c.line.train(TrainJob(data=_Held(c.episodes), parent=parent, seed=3, settings=settings), _Tracker())
+
+
+def _inputs(c: _Context) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    for port in c.line.model.inputs:
+        if port.feature is None:
+            found[port.name] = np.zeros((4, *port.shape), port.dtype)
+            continue
+        rows = np.concatenate([e.columns[port.feature] for e in c.episodes])[:4].astype(port.dtype)
+        found[port.name] = rows if port.history == 1 else np.stack([rows] * port.history, axis=1)
+    return found
+
+
+def _fresh(c: _Context) -> RunningPolicy:
+    policy = c.policy()
+    policy.reset()
+    return policy
+
+
+def _alike(a: Sequence[Moment], b: Sequence[Moment]) -> bool:
+    seen = [[(m.step.observation, m.step.label) for m in life] for life in (a, b)]
+    return len(a) == len(b) and all(_equal(x, y) and _equal(p, q) for (x, p), (y, q) in zip(*seen, strict=True))
+
+
+def _same(a: Episode, b: Episode) -> bool:
+    return (a.start_ns, a.end_ns) == (b.start_ns, b.end_ns) and _equal(a.columns, b.columns)
+
+
+def _equal(a: Frame, b: Frame) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k], equal_nan=_is_float(a[k])) for k in a)
+
+
+def _fits(value: Array, dtype: str, shape: tuple[int, ...]) -> bool:
+    return (
+        str(value.dtype) == dtype
+        and value.ndim == len(shape)
+        and all(want in (-1, got) for want, got in zip(shape, value.shape, strict=True))
+    )
+
+
+def _is_float(value: object) -> bool:
+    return np.issubdtype(np.asarray(value).dtype, np.floating)
+
+
+def _any(frame: Frame) -> Array:
+    return next(iter(frame.values()))
+
+
+Part = Callable[[_Context], Breaches]
