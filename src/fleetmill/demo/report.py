@@ -143,6 +143,8 @@ def _generation(plan: Plan, facts: Sequence[Fact], turn: Mapping[str, Any], side
         "accepted": turn["decision"] == "accepted",
         "decision": turn["decision"],
         "release": turn["release"],
+        "dataset": turn["dataset"],
+        "candidate": turn["candidate"],
         "sessions": len(manifests),
         "uploaded_bytes": sum(r["bytes"] for m in manifests for r in m["recordings"]),
         "recorded_bytes": sum(m["recorded_bytes"] for m in manifests),

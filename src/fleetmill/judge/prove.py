@@ -139,9 +139,12 @@ class _Judge:
 
     def cards(self, sides: Sides, plan: str) -> tuple[Scorecard, Scorecard]:
         """Both sides' scorecards; the tallies are kept as blobs."""
+        mine, theirs = self._file(self._candidate), self._file(self._champion) if self._champion else None
         return (
-            self._card(self._candidate.digest, sides.candidate, plan),
-            self._card(self._champion.digest if self._champion else "baseline", sides.other, plan),
+            self._card(self._candidate.digest, self._policy(mine), sides.candidate, plan),
+            self._card(
+                self._champion.digest if self._champion else "baseline", self._policy(theirs), sides.other, plan
+            ),
         )
 
     def _add(self, sides: Sides, upto: int, *, turn: int, seed: int) -> None:
@@ -169,11 +172,20 @@ class _Judge:
     def _file(self, model: ModelVersion) -> bytes:
         return self._blobs.get(model.files["model.onnx"])
 
-    def _card(self, model: str, side: list[Sequence[Tally]], plan: str) -> Scorecard:
+    def _card(self, model: str, policy: Policy, side: list[Sequence[Tally]], plan: str) -> Scorecard:
+        """Metrics on the plan's trials; slices on the recorded episodes that are held out."""
         digest, data = trials.digest(side)
         self._blobs.put(data)
-        metrics = self._line.judging.metrics([t for trial in side for t in trial]) if side else {}
-        return Scorecard(model=model, plan=plan, trials=digest, number=len(side), metrics=gate.finite(metrics))
+        metrics = self._line.judging.metrics
+        sliced = trials.sliced(self._line, policy, self._held_out)
+        return Scorecard(
+            model=model,
+            plan=plan,
+            trials=digest,
+            number=len(side),
+            metrics=gate.finite(metrics([t for trial in side for t in trial])) if side else {},
+            slices={name: gate.finite(metrics(tallies)) for name, tallies in sliced.items()},
+        )
 
 
 def _side(tallies: list[Sequence[Tally]]) -> gate.Side:
