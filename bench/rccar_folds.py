@@ -29,7 +29,7 @@ from fleetmill.receive.imports import open_files
 from fleetmill.seams.runtime import policies
 
 FOLDS, GUARD_FRAMES = 5, 25
-SEED = 2026  # of the published folds; everything was chosen on folds of the seeds 100 to 102
+SEED = 2027  # of the published folds; everything was chosen on folds of other seeds (docs/lines/rccar.md)
 Model = Callable[[Array, Array], Array]  # (rows that train, rows held out) -> answers for the latter
 
 

@@ -203,20 +203,16 @@ def waiting_for(home: Home, line: Line) -> int:
 
     With a campaign: all that it asked of every enrolled device. Without: as many new ones as the settings say.
     """
-    before = last_turn(home, line)
-    known = set(home.ledger.get("turn_begun", before.key).record["sessions"]) if before else set()
-    new = [s for s in inbox.sessions(home.ledger, line.name) if s.key not in known]
-    wanted = home.settings.line(line.name).sessions - len(new)
+    new = len(_arrived(home, line))
     if home.settings.line(line.name).campaign is None:
-        return wanted
-    return max(sum(missing(home, line).values()), 1 - len(new))
+        return home.settings.line(line.name).sessions - new
+    return max(sum(missing(home, line).values()), 1 - new)
 
 
 def is_overdue(home: Home, line: Line) -> bool:
     """Something new has arrived, and then nothing for as long as the settings wait."""
     deadline_ns = int(home.settings.line(line.name).deadline_seconds * 1e9)
-    before = last_turn(home, line)
-    arrived = [f.time_ns for f in home.ledger.read(kind="session", after=before.seq if before else 0)]
+    arrived = [f.time_ns for f in _arrived(home, line)]
     return bool(arrived) and 0 < deadline_ns < home.clock() - max(arrived)
 
 
@@ -225,8 +221,9 @@ def missing(home: Home, line: Line) -> dict[str, int]:
     found = release.campaigns(home.ledger, line.name)
     if not found:
         return {}
-    campaign = found[-1][1]
-    arrived = [s.device for s in inbox.sessions(home.ledger, line.name) if s.campaign == campaign.digest]
+    fact, campaign = found[-1]
+    closed = [f.record["manifest"] for f in home.ledger.read(kind="session", after=fact.seq)]
+    arrived = [m["device"] for m in closed if m["campaign"] == campaign.digest]
     enrolled = [d for d in roll.devices(home.ledger) if d.line == line.name and d.public_key]
     return {d.name: n for d in enrolled if (n := campaign.sessions - arrived.count(d.name)) > 0}
 
@@ -243,3 +240,10 @@ def last_turn(home: Home, line: Line) -> Fact | None:
         key=lambda f: int(f.record["turn"]),
         default=None,
     )
+
+
+def _arrived(home: Home, line: Line) -> list[Fact]:
+    """Sessions that were closed after the last turn took what there was."""
+    before = last_turn(home, line)
+    since = home.ledger.get("turn_begun", before.key).seq if before else 0
+    return [f for f in home.ledger.read(kind="session", after=since) if f.record["manifest"]["line"] == line.name]

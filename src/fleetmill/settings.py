@@ -33,8 +33,8 @@ class LineSettings:
     deadline_seconds: float = 3600.0  # turn with what there is when this long nothing came; 0: never
     campaign: CampaignSettings | None = None  # None: devices are asked nothing; recordings come as imports
     first_campaign: CampaignSettings | None = None  # of turn 0, before there is a model
-    hardware: tuple[str, ...] = ("cpu",)
-    train: Mapping[str, Any] = field(default_factory=dict)
+    hardware: tuple[str, ...] = ("cpu",)  # kinds that the line's releases are for
+    train: Mapping[str, Any] = field(default_factory=dict)  # over the settings that the line's recipe trains with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,6 +21,7 @@ from fleetmill.seams.processes import die_with_parent
 from fleetmill.settings import Settings, read_settings
 
 _LOOK_SECONDS = 0.2
+_SIGN_SECONDS = 60.0  # how often it is looked whether the timestamp must be signed anew
 
 
 def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True) -> None:
@@ -48,14 +49,16 @@ def turn_forever(home: Home, names: list[str]) -> None:
     found = [lines.find(name) for name in names]
     for line in found:
         loop.start(home, line)
-    seen = -1
+    seen, signed = -1, 0.0
     while True:
         head = home.ledger.head()[0]
         if head != seen:
             seen = head
             for line in found:
                 _turn(home, line)
-        home.repository.refresh_timestamp(now_ns=home.clock())
+        if time.monotonic() - signed > _SIGN_SECONDS:
+            home.repository.refresh_timestamp(now_ns=home.clock())
+            signed = time.monotonic()
         time.sleep(_LOOK_SECONDS)
 
 

@@ -17,7 +17,7 @@ from fleetmill.core.line import Metrics, TrainJob
 from fleetmill.home import open_home
 from fleetmill.refine import run as refine
 from fleetmill.seams.files import write_whole
-from fleetmill.seams.processes import die_with_parent
+from fleetmill.seams.processes import be_child_of
 from fleetmill.settings import read_settings
 
 
@@ -72,5 +72,5 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    die_with_parent()
+    be_child_of(int(sys.argv[5]))
     train(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))

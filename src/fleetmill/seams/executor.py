@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from fleetmill.seams.processes import die_with_parent
+from fleetmill.seams.processes import be_child_of
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -47,5 +48,7 @@ def open_pool(workers: int) -> Iterator[Executor]:
         yield Here()
         return
     context = multiprocessing.get_context("spawn")  # forked children would inherit threads of torch and SQLite
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as processes:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=be_child_of, initargs=(os.getpid(),)
+    ) as processes:
         yield Pool(processes)
