@@ -83,22 +83,22 @@ def begin(home: Home, line: Line) -> tuple[int, list[Session], ModelVersion | No
     challenge itself.
     """
     number = turns(home, line)
-    closed = inbox.sessions(home.ledger, line.name)
     try:
         record = home.ledger.get("turn_begun", f"{line.name}/{number}").record
     except NotFoundError:
-        if waiting_for(home, line) > 0 and not is_overdue(home, line):
+        if waiting_for(home, line) > 0 and not (is_overdue(home, line) and _has_rows_to_learn(home, line)):
             return None
         champion = release.champion(home.ledger, line.name)
         record = {
             "line": line.name,
             "turn": number,
-            "sessions": sorted(s.key for s in closed),
+            "sessions": sorted(s.key for s in inbox.sessions(home.ledger, line.name)),
             "missing": missing(home, line),
             "champion": champion.model if champion else "",
         }
         home.ledger.append([Draft(kind="turn_begun", key=f"{line.name}/{number}", record=record)])
     taken, digest = set(record["sessions"]), record["champion"]
+    closed = inbox.sessions(home.ledger, line.name)
     return number, [s for s in closed if s.key in taken], trainer.model(home.ledger, digest) if digest else None
 
 
@@ -205,7 +205,7 @@ def waiting_for(home: Home, line: Line) -> int:
     """
     new = len(_arrived(home, line))
     if home.settings.line(line.name).campaign is None:
-        return home.settings.line(line.name).sessions - new
+        return max(home.settings.line(line.name).sessions - new, int(not _has_rows_to_learn(home, line)))
     return max(sum(missing(home, line).values()), 1 - new)
 
 
@@ -221,8 +221,9 @@ def missing(home: Home, line: Line) -> dict[str, int]:
     found = release.campaigns(home.ledger, line.name)
     if not found:
         return {}
-    fact, campaign = found[-1]
-    closed = [f.record["manifest"] for f in home.ledger.read(kind="session", after=fact.seq)]
+    campaign = found[-1][1]
+    # not only after the campaign's fact: a crash may have come between its signing, which devices see, and the fact
+    closed = [f.record["manifest"] for f in _arrived(home, line)]
     arrived = [m["device"] for m in closed if m["campaign"] == campaign.digest]
     enrolled = [d for d in roll.devices(home.ledger) if d.line == line.name and d.public_key]
     return {d.name: n for d in enrolled if (n := campaign.sessions - arrived.count(d.name)) > 0}
@@ -240,6 +241,11 @@ def last_turn(home: Home, line: Line) -> Fact | None:
         key=lambda f: int(f.record["turn"]),
         default=None,
     )
+
+
+def _has_rows_to_learn(home: Home, line: Line) -> bool:
+    """Whether any closed session is there to train on: the first of a device may be one that is held out."""
+    return "train" in home.books.roles(line.name).values()
 
 
 def _arrived(home: Home, line: Line) -> list[Fact]:
