@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fleetmill.core.errors import FleetmillError, UnavailableError
+from fleetmill.core.errors import NotFoundError, last_words
 from fleetmill.core.plain import plain
 
 app = typer.Typer(
@@ -55,11 +55,12 @@ def up(
     from fleetmill.api.up import up as serve
     from fleetmill.settings import read_settings
 
-    serve(
+    code = serve(
         read_settings(home=home, host=host, port=port),
         ready=lambda address: typer.echo(f"factory {address}"),
         turning=loop,
     )
+    raise typer.Exit(code)
 
 
 @devices.command("enrol")
@@ -77,7 +78,7 @@ def device_enrol(
     from fleetmill.receive import roll
     from fleetmill.settings import read_settings
 
-    names = Path(name[1:]).read_text().split() if name.startswith("@") else [name]
+    names = _names(Path(name[1:])) if name.startswith("@") else [name]
     with open_home(read_settings(home=home), own=False) as opened:
         root = sha256(opened.repository.root())
         tokens = {
@@ -313,23 +314,25 @@ def main() -> None:
     """The entry point: translates what goes wrong into one line and an exit code."""
     try:
         app(standalone_mode=True)
-    except FleetmillError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        _fail(f"{error.filename or 'disk'}: {error.strerror}. Check space and permissions", UnavailableError.exit_code)
-    except Exception as error:  # the edge of the process: a traceback on the screen is a defect
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
         if os.environ.get("FLEETMILL_DEBUG"):
             raise
-        _fail(f"internal error: {type(error).__name__}: {error}. Run again with FLEETMILL_DEBUG=1 and report it", 1)
-
-
-def _fail(text: str, code: int) -> None:
-    typer.echo(f"fleetmill: {text}", err=True)
-    sys.exit(code)
+        text, code = last_words(error)
+        typer.echo(f"fleetmill: {text}", err=True)
+        sys.exit(code)
 
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+        raise NotFoundError(f"{path}: no list of names here. Give a text file with one name per line") from error
 
 
 def _tag(text: str) -> tuple[str, str]:
@@ -343,10 +346,12 @@ def _table(names: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*names, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name.replace("_", " "), overflow="fold", no_wrap=not sys.stdout.isatty())
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 class _progress:  # noqa: N801 - reads as a verb where it is used

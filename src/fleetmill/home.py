@@ -108,6 +108,8 @@ def _check_format(folder: Path) -> None:
         found = canonical.loads((folder / _MARK).read_bytes())["format"]
     except (InvalidInputError, KeyError, TypeError) as error:
         raise InvalidInputError(f'{folder / _MARK}: damaged ({error}). Restore it: {{"format": {FORMAT}}}') from error
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise InvalidInputError(f'{folder / _MARK}: format {found!r} is none. Restore it: {{"format": {FORMAT}}}')
     if found > FORMAT:
         raise TooNewError(str(folder / _MARK), found=found, newest_known=FORMAT)
 

@@ -105,7 +105,9 @@ def test_every_dependency_is_accounted_for() -> None:
 
 
 def test_every_dependency_is_pinned_for_the_two_commands() -> None:
-    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    pinned = {
+        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    }
     asked = project()["dependencies"] + [d for extra in project()["optional-dependencies"].values() for d in extra]
     names = sorted({re.match(r"[A-Za-z0-9._-]+", d).group().lower() for d in asked})  # type: ignore[union-attr]
     report([f"constraints.txt: {n} is not pinned" for n in names if n not in pinned])

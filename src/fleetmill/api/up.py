@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -14,51 +15,61 @@ import uvicorn
 
 from fleetmill import lines, loop
 from fleetmill.api.door import make_app
-from fleetmill.core.errors import UnavailableError
+from fleetmill.core.errors import UnavailableError, last_words
 from fleetmill.core.line import Line
 from fleetmill.home import Home, open_home
-from fleetmill.seams.processes import die_with_parent
+from fleetmill.seams.processes import be_child_of
 from fleetmill.settings import Settings, read_settings
 
 _LOOK_SECONDS = 0.2
+_RETRY_SECONDS = 5.0
 _SIGN_SECONDS = 60.0  # how often it is looked whether the timestamp must be signed anew
 
 
-def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True) -> None:
-    """Serve until stopped. `ready` is told the address as soon as requests are answered.
+def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True) -> int:
+    """Serve until stopped, or until the loop ends by itself; the exit code that the process should end with.
+
+    `ready` is told the address as soon as requests are answered.
 
     Raises:
+        NotFoundError: no home, or the settings name a line that is not installed.
         UnavailableError: the port is taken.
         ConflictError: another factory runs on this home.
     """
     with open_home(settings) as home, _listen(settings) as listener:
+        names = _lines(home)
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
-        child = _start_loop(settings) if turning else None
+        config = uvicorn.Config(make_app(home), log_level="critical", access_log=False, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        child = _start_loop(settings, names, server) if turning else None
         try:
             ready(address)
-            config = uvicorn.Config(make_app(home), log_level="critical", access_log=False, timeout_graceful_shutdown=1)
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
         finally:
+            ended = child.poll() if child is not None else None
             if child is not None:
                 child.terminate()
                 child.wait()
+        return ended or 0  # a factory that serves and never turns would lie
 
 
 def turn_forever(home: Home, names: list[str]) -> None:
-    """Turn each line when enough has arrived, and keep the signed timestamp fresh; the last words go to stderr."""
-    found = [lines.find(name) for name in names]
-    for line in found:
-        loop.start(home, line)
-    seen, signed = -1, 0.0
+    """Turn each line when enough has arrived, and keep the signed timestamp fresh; what came of it goes to stderr."""
+    found, seen, signed = [lines.find(name) for name in names], -1, 0.0
     while True:
-        head = home.ledger.head()[0]
-        if head != seen:
-            seen = head
-            for line in found:
-                _turn(home, line)
-        if time.monotonic() - signed > _SIGN_SECONDS:
-            home.repository.refresh_timestamp(now_ns=home.clock())
-            signed = time.monotonic()
+        try:
+            head = home.ledger.head()[0]
+            if head != seen:
+                for line in found:
+                    loop.start(home, line)
+                    _turn(home, line)
+                seen = head
+            if time.monotonic() - signed > _SIGN_SECONDS:
+                home.repository.refresh_timestamp(now_ns=home.clock())
+                signed = time.monotonic()
+        except UnavailableError as error:  # a full disk: each step finds its place again
+            _say(f"{error}; again in {_RETRY_SECONDS:.0f} s")
+            time.sleep(_RETRY_SECONDS)
         time.sleep(_LOOK_SECONDS)
 
 
@@ -69,11 +80,26 @@ def _turn(home: Home, line: Line) -> None:
     turned = loop.turn(home, line)
     if turned is not None:
         reasons = "; ".join(r.sentence() for r in turned.verdict.reasons)
-        print(f"turn {turned.number} of {line.name}: {turned.verdict.decision}: {reasons}", file=sys.stderr, flush=True)  # noqa: T201
+        _say(f"turn {turned.number} of {line.name}: {turned.verdict.decision}: {reasons}")
 
 
-def _start_loop(settings: Settings) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "fleetmill.api.up", str(settings.home)], env=_environment(settings))
+def _lines(home: Home) -> list[str]:
+    """The lines to turn: those of the settings, and those of enrolled devices; each is found here first."""
+    enrolled = {f.record["line"] for f in home.ledger.read(kind="device")}
+    return sorted(lines.find(name).name for name in {*home.settings.lines, *enrolled})
+
+
+def _start_loop(settings: Settings, names: list[str], server: uvicorn.Server) -> subprocess.Popen[bytes]:
+    """The loop in a child process; when it ends by itself, the server stops."""
+    command = [sys.executable, "-m", "fleetmill.api.up", str(os.getpid()), str(settings.home), *names]
+    child = subprocess.Popen(command, env=_environment(settings))
+
+    def watch() -> None:
+        child.wait()
+        server.should_exit = True
+
+    threading.Thread(target=watch, daemon=True).start()
+    return child
 
 
 def _environment(settings: Settings) -> dict[str, str]:
@@ -101,15 +127,25 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def main(arguments: list[str]) -> None:
-    """The loop's own process: ``python -m fleetmill.api.up HOME``."""
+    """The loop's own process: ``python -m fleetmill.api.up PARENT HOME LINE ...``."""
     from pathlib import Path
 
-    die_with_parent()
+    be_child_of(int(arguments[0]))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that worker processes are waited for
-    settings = read_settings(home=Path(arguments[0]))
-    with open_home(settings, own=False, workers=settings.workers) as home:
-        enrolled = {f.record["line"] for f in home.ledger.read(kind="device")}
-        turn_forever(home, sorted({*settings.lines, *enrolled}))
+    try:
+        settings = read_settings(home=Path(arguments[1]))
+        with open_home(settings, own=False, workers=settings.workers) as home:
+            turn_forever(home, arguments[2:])
+    except Exception as error:
+        if os.environ.get("FLEETMILL_DEBUG"):
+            raise
+        text, code = last_words(error)
+        _say(f"fleetmill: the loop ended: {text}")
+        sys.exit(code)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

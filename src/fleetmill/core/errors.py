@@ -27,6 +27,16 @@ class FleetmillError(Exception):
     exit_code = 1
 
 
+def last_words(error: BaseException) -> tuple[str, int]:
+    """(one line, exit code) with which a process ends that met `error`: what its edge prints instead of a traceback."""
+    if isinstance(error, FleetmillError):
+        return " ".join(str(error).split("\n")), error.exit_code
+    if isinstance(error, OSError):
+        return f"{error.filename or 'disk'}: {error.strerror}. Check space and permissions", UnavailableError.exit_code
+    kind = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"internal error: {kind}. Run again with FLEETMILL_DEBUG=1 and report it", FleetmillError.exit_code
+
+
 class NotFoundError(FleetmillError):
     """No such device, recording, dataset, model or release."""
 

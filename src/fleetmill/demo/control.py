@@ -6,6 +6,7 @@ chain is as long as the champion's.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -38,8 +39,8 @@ class _Quiet:
 def start(home: Path, line: str, folder: Path, generations: int) -> subprocess.Popen[bytes]:
     """Train the control's chain in a child process."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "fleetmill.demo.control", str(home), line, str(folder), str(generations)]
-    return subprocess.Popen(command)
+    arguments = [str(home), line, str(folder), str(generations), str(os.getpid())]
+    return subprocess.Popen([sys.executable, "-m", "fleetmill.demo.control", *arguments])
 
 
 def model(folder: Path, generation: int) -> bytes:

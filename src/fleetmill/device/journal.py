@@ -5,12 +5,14 @@ What an entry is and what is signed about it stands in `core.journal`; this is t
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fleetmill.core import canonical
+from fleetmill.core.errors import UnavailableError
 from fleetmill.core.journal import GENESIS, Entry, check_chain, line_of, read_entry
 from fleetmill.seams.files import sync_folder
 
@@ -33,8 +35,7 @@ class Journal:
         fresh = not self._path.exists()
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(handle, lines)
-            os.fsync(handle)
+            _append_whole(handle, lines, self._path)
         finally:
             os.close(handle)
         if fresh:
@@ -49,6 +50,19 @@ class Journal:
     def postings(self) -> list[Mapping[str, Any]]:
         """The record of every posting, in order."""
         return [e.record for e in self.entries if e.kind == "moved"]
+
+
+def _append_whole(handle: int, lines: bytes, path: Path) -> None:
+    """All of `lines`, durably, or none: what a full disk took of them is cut off again."""
+    before = os.fstat(handle).st_size
+    try:
+        written = os.write(handle, lines)
+        if written < len(lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(handle)
+    except OSError as error:
+        os.ftruncate(handle, before)
+        raise UnavailableError(f"{path}: cannot be written: {error.strerror}. Free some space on the disk") from error
 
 
 def open_journal(path: Path) -> Journal:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -108,11 +109,17 @@ def settle(me: Enrolled, line: Line, journal: Journal, spool: Spool, campaigns: 
         sessions = [_lived(spool, b) for b in unsettled if b.campaign == digest]
         for lived, pieces in zip(sessions, keep.decide(campaign, sessions), strict=True):
             _settle(me, line, spool, campaign, lived, pieces)
-    posted = {p["start_ns"] for p in journal.postings()}
+    posted = {_move(p) for p in journal.postings()}
     for begin in spool.sessions():
         settled = spool.settled(begin.session)
-        if settled is not None and begin.start_ns not in posted:
-            journal.append([("moved", posting) for posting in settled["postings"]])
+        missing = [p for p in settled["postings"] if _move(p) not in posted] if settled else []
+        if missing:  # a power cut may have let some of them through
+            journal.append([("moved", posting) for posting in missing])
+
+
+def _move(posting: Mapping[str, Any]) -> tuple[object, ...]:
+    """Names a posting: an interval is moved to an account once."""
+    return posting["start_ns"], posting["end_ns"], posting["to"]
 
 
 def _settle(me: Enrolled, line: Line, spool: Spool, campaign: Campaign, lived: Lived, pieces: Sequence[Piece]) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetmill.core import canonical
+from fleetmill.core.errors import UnavailableError
 from fleetmill.core.plain import build, plain
 from fleetmill.seams.files import sync_folder, write_whole
 from fleetmill.seams.recordings import Encoded
@@ -76,7 +77,9 @@ class Log:
         for m in messages:
             parts += [_ITEM.pack(self._topics[m.topic], self._kinds[m.kind], len(m.payload)), m.payload]
         payload = b"".join(parts)
-        os.write(self._handle, _HEAD.pack(len(payload), zlib.crc32(payload)) + payload)
+        frame = _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+        if os.write(self._handle, frame) < len(frame):  # what follows a torn frame would not be read
+            raise UnavailableError(f"session {self._begin.session}: the disk is full. Free some space on it")
         self._unsynced_ns += self._begin.period_ns
         if self._unsynced_ns + self._begin.period_ns > DURABLE_NS:
             os.fdatasync(self._handle)
@@ -148,7 +151,10 @@ class Spool:
 
     def forget(self, session: str) -> None:
         """Free the session's bytes: only after the factory said that it holds them."""
-        shutil.rmtree(self.folder(session))
+        folder = self.folder(session)
+        (folder / "begin.json").unlink(missing_ok=True)  # first: half-removed it is no session, see `open_spool`
+        sync_folder(folder)
+        shutil.rmtree(folder)
 
     def folder(self, session: str) -> Path:
         """Where a session lies."""

@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import StaticPool
 
 from fleetmill.core import canonical
-from fleetmill.core.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
+from fleetmill.core.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError, UnavailableError
 from fleetmill.seams import projections, schema
 
 _GENESIS = bytes(32)
@@ -98,7 +98,8 @@ class SqlLedger:
                 facts = self._append(connection, drafts)
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
+                with suppress(DatabaseError):  # a full disk has made SQLite roll back by itself
+                    connection.exec_driver_sql("ROLLBACK")
                 raise
             return facts
 
@@ -220,11 +221,17 @@ def _find(connection: Connection, kind: str, key: str) -> Fact | None:
 
 
 def _fact(row: Any) -> Fact:
+    try:
+        record = canonical.loads(row.record)
+    except InvalidInputError as error:
+        raise IntegrityError(
+            f"ledger: fact {row.seq} ({row.kind} {row.key}) is damaged: {error}. Restore the home from a copy"
+        ) from error
     return Fact(
         seq=row.seq,
         time_ns=row.time_ns,
         kind=row.kind,
         key=row.key,
-        record=canonical.loads(row.record),
+        record=record,
         digest=bytes(row.digest).hex(),
     )
