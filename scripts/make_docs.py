@@ -2,8 +2,8 @@
 
 Usage: scripts/make_docs.py [--check]
 
-Each such part stands between `<!-- generated: NAME -->` and `<!-- /generated -->`; what is around it is written by hand.
-With --check nothing is written, and the exit code is 1 when a page is old.
+Each such part stands between `<!-- generated: NAME -->` and `<!-- /generated -->`; what is around it is written by
+hand. With --check nothing is written, and the exit code is 1 when a page is old.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def setting_tables() -> str:
     """Every setting with its type, default and meaning."""
     kinds = (settings.Settings, settings.LineSettings, settings.CampaignSettings)
     heads = (
-        "The file's top level. Each but `home` and `lines` is also an environment variable: `FLEETMILL_PORT` and so on.",
+        "The file's top level. Each but `home` and `lines` is also an environment variable: `FLEETMILL_PORT` etc.",
         "Tables `[lines.NAME]`.",
         "Tables `[lines.NAME.campaign]` and `[lines.NAME.first_campaign]`.",
     )

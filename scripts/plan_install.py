@@ -3,8 +3,8 @@
 Usage: PYTHON_OF_THE_VENV scripts/plan_install.py --extras factory,train --flags FILE
 
 It asks pip for a dry run with a report, and asks for the size of each file that pip would fetch. Where the report
-contains CUDA libraries and the machine has no NVIDIA device, the CPU build of PyTorch is planned instead, from the index
-that TORCH_INDEX names; with CUDA=1, or with TORCH_INDEX empty, it stays as it is. Standard library only.
+contains CUDA libraries and the machine has no NVIDIA device, the CPU build of PyTorch is planned instead, from the
+index that TORCH_INDEX names; with CUDA=1, or with TORCH_INDEX empty, it stays as it is. Standard library only.
 """
 
 from __future__ import annotations

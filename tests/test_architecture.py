@@ -63,7 +63,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "device/",
         "score.py",
         "testing/",
-    ),  # fmt: skip
+    ),
     "mcap": ("seams/recordings.py",),
     "sqlalchemy": ("seams/ledger.py", "seams/books.py", "seams/projections.py", "seams/schema.py"),
     "pyarrow": ("seams/tables.py",),
@@ -93,15 +93,59 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 
 # What `core` may import of the standard library: nothing that reaches a disk, a network, a clock or chance.
 CORE_STANDARD = {
-    "__future__", "collections", "dataclasses", "enum", "functools", "hashlib", "itertools", "json", "math", "operator",
-    "re", "string", "struct", "types", "typing", "unicodedata", "base64", "binascii", "bisect", "datetime",
-    "contextlib", "decimal", "fractions", "heapq", "urllib",
-}  # fmt: skip
+    "__future__",
+    "base64",
+    "binascii",
+    "bisect",
+    "collections",
+    "contextlib",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "enum",
+    "fractions",
+    "functools",
+    "hashlib",
+    "heapq",
+    "itertools",
+    "json",
+    "math",
+    "operator",
+    "re",
+    "string",
+    "struct",
+    "types",
+    "typing",
+    "unicodedata",
+}
 CORE_CALLS = {"open", "input", "print", "exec", "eval", "__import__"}
-CORE_ATTRIBUTES = {"now", "utcnow", "today", "environ", "getenv", "urlopen", "memmap", "fromfile", "tofile", "load", "save"}  # fmt: skip
+CORE_ATTRIBUTES = {
+    "now",
+    "utcnow",
+    "today",
+    "environ",
+    "getenv",
+    "urlopen",
+    "memmap",
+    "fromfile",
+    "tofile",
+    "load",
+    "save",
+}
 SEEDED = ("default_rng", "Generator", "SeedSequence", "Philox", "PCG64")
 
-HEAVY = ("torch", "sqlalchemy", "fastapi", "starlette", "uvicorn", "pyarrow", "gymnasium", "mujoco", "matplotlib", "onnx")  # fmt: skip
+HEAVY = [
+    "torch",
+    "sqlalchemy",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "pyarrow",
+    "gymnasium",
+    "mujoco",
+    "matplotlib",
+    "onnx",
+]
 
 
 # -- reading the source -----------------------------------------------------------------------------------------------
@@ -138,8 +182,7 @@ def imports(name: str) -> Iterator[tuple[ast.AST, str]]:
                 inner = f"{base}.{alias.name}"
                 yield node, inner if inner in modules() else base
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "import_module"):
-            if node.args and isinstance(node.args[0], ast.Constant):
-                yield node, str(node.args[0].value)
+            yield from ((node, str(a.value)) for a in node.args[:1] if isinstance(a, ast.Constant))
 
 
 def part(name: str) -> str:

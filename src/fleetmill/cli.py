@@ -109,15 +109,15 @@ def device_run(
 
     from fleetmill.demo.meter import metered
     from fleetmill.device.agent import open_agent
-    from fleetmill.device.enrolment import enrol, read_token
+    from fleetmill.device.enrolment import checked_address, enrol, read_token
     from fleetmill.lines import find
 
     found = find(line)
     world = metered(found.world, simulator_log) if found.world and simulator_log else None
     if token is not None:
-        with httpx.Client(base_url=factory, timeout=30.0) as client:
+        with httpx.Client(base_url=checked_address(factory), timeout=30.0) as client:
             enrol(device_home, read_token(token), factory=factory, hardware=hardware, client=client)
-    with open_agent(device_home, found, world=world, say=_say) as agent:
+    with open_agent(device_home, found, factory=factory, world=world, say=_say) as agent:
         if once:
             agent.once()
         else:
@@ -130,6 +130,9 @@ def import_(
     line: LineOption,
     device: Annotated[str, typer.Option(help="Device that the recordings are booked on.")],
     tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated, e.g. room=a.")] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Pass over broken records; the books call their time unreadable.")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -141,7 +144,16 @@ def import_(
 
     tags = dict(_tag(t) for t in tag or [])
     with open_home(read_settings(home=home)) as opened:
-        sessions = import_path(opened.ledger, opened.books, opened.blobs, find(line), path, device=device, tags=tags)
+        sessions = import_path(
+            opened.ledger,
+            opened.books,
+            opened.blobs,
+            find(line),
+            path,
+            device=device,
+            tags=tags,
+            skip_broken=skip_broken,
+        )
     if as_json:
         typer.echo(json.dumps([plain(s) for s in sessions]))
         return

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from fleetmill.core.errors import InvalidInputError, NotFoundError
-from fleetmill.core.ids import sha256
 from fleetmill.core.line import Episode, Line, Policy, Tally
 from fleetmill.core.model import ModelVersion
-from fleetmill.core.recording import RecordingRef, Session
 from fleetmill.home import Home
 from fleetmill.judge.gate import finite
 from fleetmill.receive import imports
@@ -128,28 +126,9 @@ class _Known:
 
 def _episodes(line: Line, path: Path) -> Iterator[tuple[imports.Converted, list[Episode]]]:
     for converted in imports.convert(path, line, device="score"):
-        digest = sha256(converted.data)
-        ref = RecordingRef(
-            digest=digest,
-            start_ns=converted.info.start_ns,
-            end_ns=converted.info.end_ns,
-            bytes=converted.bytes,
-            messages=converted.messages,
-        )
-        session = Session(
-            device=converted.foreign_device,
-            name=converted.name,
-            number=0,
-            line=line.name,
-            start_ns=ref.start_ns,
-            end_ns=ref.end_ns,
-            recordings=(ref,),
-            recorded_bytes=converted.bytes,
-            ended="import",
-            tags=converted.info.tags,
-        )
-        messages = refine.read_session(session, lambda _, data=converted.data: data)  # type: ignore[misc]
-        yield converted, list(stages.episodes(line, session, messages))
+        session = converted.session(0)
+        held = {clip.ref.digest: clip.data for clip in converted.clips}
+        yield converted, list(stages.episodes(line, session, refine.read_session(session, held.__getitem__)))
 
 
 def _tallies(line: Line, policy: Policy, episodes: list[Episode]) -> list[Tally]:

@@ -70,7 +70,12 @@ def read_settings(*, home: Path | None = None, environment: Mapping[str, str] = 
         settings = build(Settings, {**found, "home": place}, FILE)
     except InvalidInputError as error:
         raise InvalidInputError(f"{place / FILE}: {error}") from None
-    return replace(settings, **{name: value for name, value in flags.items() if value is not None})
+    settings = replace(settings, **{name: value for name, value in flags.items() if value is not None})
+    if not 0 <= settings.port < 65536:
+        raise InvalidInputError(f"port {settings.port}: must be from 0 (any free one) to 65535")
+    if settings.workers < 1:
+        raise InvalidInputError(f"workers {settings.workers}: must be at least 1")
+    return settings
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -84,14 +89,26 @@ def _file(path: Path) -> dict[str, Any]:
         found = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{path}: {error}") from error
-    unknown = set(found) - {f.name for f in fields(Settings)}
-    if unknown:
-        raise InvalidInputError(f"{path}: no such setting: {', '.join(sorted(unknown))}. See docs/settings.md")
-    for name, table in found.get("lines", {}).items():
-        unknown = set(table) - {f.name for f in fields(LineSettings)}
-        if unknown:
-            raise InvalidInputError(f"{path}: [lines.{name}] has no setting {', '.join(sorted(unknown))}")
+    _check_names(found, Settings, str(path))
     return found
+
+
+def _check_names(table: Any, cls: type, where: str) -> None:
+    """Refuse what `cls` has no setting for, also in the tables below: a slip of the pen must not be passed over."""
+    if not isinstance(table, Mapping):
+        raise InvalidInputError(f"{where}: must be a table, is {table!r}. See docs/settings.md")
+    unknown = sorted(set(table) - {f.name for f in fields(cls)} | (set(table) & {"home"}))
+    if unknown:
+        raise InvalidInputError(f"{where}: no such setting: {', '.join(unknown)}. See docs/settings.md")
+    if cls is Settings:
+        lines = table.get("lines", {})
+        if not isinstance(lines, Mapping):
+            raise InvalidInputError(f"{where}: lines must be tables [lines.NAME], is {lines!r}")
+        for name, line in lines.items():
+            _check_names(line, LineSettings, f"{where}: [lines.{name}]")
+    if cls is LineSettings:
+        for name in ("campaign", "first_campaign"):
+            _check_names(table.get(name, {}), CampaignSettings, f"{where}: {name}")
 
 
 def _number(text: str, kind: Any, name: str) -> Any:

@@ -134,7 +134,7 @@ def test_code_on_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_pages_name_no_place_of_one_machine() -> None:
-    poor = re.compile(r"/(root|home)/[a-z]|/work/|/tmp/[a-z]")  # noqa: S108
+    poor = re.compile(r"/(root|home)/[a-z]|/work/|/tmp/[a-z]")
     report([f"{name(p)}: {m.group()}" for p in PAGES for m in poor.finditer(p.read_text())])
 
 

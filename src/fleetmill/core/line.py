@@ -207,6 +207,9 @@ class Foreign:
     messages: Iterator[Message]
 
 
+UNREADABLE = "unreadable"  # topic of a message without value: an instant that was there and could not be read
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Importer:
     """Reads one foreign format."""
@@ -214,6 +217,8 @@ class Importer:
     name: str
     detects: Callable[[Files], bool]
     read: Callable[[Files], Iterator[Foreign]]
+    # the same past what is broken, which it gives as messages of topic UNREADABLE; None: it refuses broken files
+    read_past: Callable[[Files], Iterator[Foreign]] | None = None
 
 
 Memory = Mapping[str, Array]

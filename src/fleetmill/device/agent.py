@@ -16,13 +16,13 @@ from pathlib import Path
 import httpx
 
 from fleetmill.core import canonical
-from fleetmill.core.errors import EngineError, IntegrityError, InvalidInputError, UnavailableError
+from fleetmill.core.errors import EngineError, IntegrityError, InvalidInputError, UnavailableError, last_words
 from fleetmill.core.fleet import Campaign
 from fleetmill.core.line import Line, World
 from fleetmill.core.plain import build
 from fleetmill.core.release import Report, State, io_contract
 from fleetmill.device import live, update
-from fleetmill.device.enrolment import Enrolled, read_enrolled
+from fleetmill.device.enrolment import Enrolled, checked_address, read_enrolled
 from fleetmill.device.health import check_health
 from fleetmill.device.identity import SignedRequests, open_identity
 from fleetmill.device.journal import Journal, open_journal
@@ -57,6 +57,7 @@ class Agent:
     say: Callable[[str], None]
     running: Release | None = None
     policy: RunningPolicy | None = None
+    heard: int = 0  # the newest metadata version that an unsigned answer named
 
     def start(self) -> None:
         """After power-on: run what is proven whole, report what was given up, close what a crash left open."""
@@ -67,8 +68,6 @@ class Agent:
             self._report("failed", None, f"release {start.given_up[:12]} was tried too often without a confirmation")
         if start.run:
             self.policy, self.running = self._load(start.run), start.run
-        for session in live.recover(self.journal, self.spool):
-            self.say(f"session {session} was ended by a crash; what was durable is kept")
 
     def once(self) -> bool:
         """Everything that can be done now; True when something was done.
@@ -76,6 +75,8 @@ class Agent:
         Raises:
             UnavailableError: the factory did not answer.
         """
+        for session in live.recover(self.journal, self.spool):
+            self.say(f"session {session} was cut short; what was durable is kept")
         done = self._hand_over()
         targets = self._refresh()
         done = self._update(targets) or done
@@ -96,8 +97,8 @@ class Agent:
                 if not self.once():
                     self._wait()
                 wait = _RETRY_SECONDS[0]
-            except UnavailableError as error:
-                self.say(f"{error}; again in {wait:.1f} s")
+            except (UnavailableError, OSError) as error:
+                self.say(f"{last_words(error)[0]}; again in {wait:.1f} s")
                 time.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
                 wait = min(2 * wait, _RETRY_SECONDS[1])
 
@@ -169,10 +170,17 @@ class Agent:
 
     def _campaign(self, targets: tuple[SignedTarget, ...]) -> Campaign | None:
         """The newest campaign of this device's line that the factory signed."""
-        found = [t for t in targets if t.path.startswith("campaigns/") and t.custom.get("line") == self.line.name]
-        if not found:
+        mine = [t for t in targets if t.path.startswith("campaigns/") and t.custom.get("line") == self.line.name]
+        if not mine:
             return None
-        target = max(found, key=lambda t: int(t.custom["number"]))
+        target = max(mine, key=lambda t: int(t.custom.get("number", -1)))
+        try:
+            return self._fetched(target)
+        except IntegrityError as error:  # other bytes than were signed: nothing is lived for them
+            self._report("refused", None, str(error))
+            return None
+
+    def _fetched(self, target: SignedTarget) -> Campaign:
         into = self.folder / "campaigns" / target.sha256
         into.mkdir(parents=True, exist_ok=True)
         file = SignedFile(path=target.path, name=target.name, length=target.length, sha256=target.sha256)
@@ -211,9 +219,11 @@ class Agent:
 
     def _wait(self) -> None:
         """Ask to be answered when there is newer metadata; the answer is only a hint, nothing in it is believed."""
+        known = max(self.slots.state.seen.timestamp, self.heard)  # also of a list that was refused: it is no news
         try:
-            self.client.get("/v1/wait", params={"timestamp": self.slots.state.seen.timestamp}, timeout=60.0)
-        except httpx.HTTPError as error:
+            answer = self.client.get("/v1/wait", params={"timestamp": known}, timeout=60.0)
+            self.heard = int(answer.raise_for_status().json()["timestamp"])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise UnavailableError(f"{self.me.factory}: {type(error).__name__}") from error
 
     def _report(self, state: State, release: Release | None, reason: str) -> None:
@@ -237,12 +247,15 @@ def open_agent(
     folder: Path,
     line: Line,
     *,
+    factory: str = "",
     world: Open | None = None,
     client: httpx.Client | None = None,
     clock: Callable[[], int] = time.time_ns,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Agent]:
     """The agent of the device in `folder`; the only place that chooses a device's engines.
+
+    `factory`: where the factory is now; "": where it was at enrolment. Its root of trust stays the one of then.
 
     Raises:
         NotFoundError: not enrolled.
@@ -252,6 +265,7 @@ def open_agent(
     from fleetmill.engines.runtime_onnx import OnnxRuntime
 
     me = read_enrolled(folder)
+    me = replace(me, factory=checked_address(factory or me.factory))
     if me.line != line.name:
         raise InvalidInputError(f"{folder}: is enrolled for line {me.line}, not {line.name}")
     if world is None and line.world is None:

@@ -43,6 +43,21 @@ class Enrolled:
     root: str  # the first root metadata, base64
 
 
+def checked_address(text: str) -> str:
+    """A factory's address without a slash at its end.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InvalidInputError(f"factory {text!r}: must be an address like http://127.0.0.1:8787")
+    return text.rstrip("/")
+
+
 def read_token(text: str) -> Token:
     """The token in `text`.
 

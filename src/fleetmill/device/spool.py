@@ -87,8 +87,10 @@ class Log:
 
     def close(self) -> None:
         """Make everything durable."""
-        os.fdatasync(self._handle)
-        os.close(self._handle)
+        try:
+            os.fdatasync(self._handle)
+        finally:
+            os.close(self._handle)
 
 
 class Spool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fleetmill.core import canonical
 from fleetmill.core.custody import LIVED, Posting
-from fleetmill.core.errors import InvalidInputError, NotFoundError
+from fleetmill.core.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError
 from fleetmill.core.fleet import Device
 from fleetmill.core.ids import sha256
-from fleetmill.core.line import Feature, Files, Foreign, Importer, Line, Message
+from fleetmill.core.line import UNREADABLE, Feature, Files, Foreign, Line, Message
 from fleetmill.core.plain import plain
 from fleetmill.core.recording import RecordingInfo, RecordingRef, Session
 from fleetmill.receive import formats_mcap, inbox, parts, roll
@@ -23,17 +24,41 @@ from fleetmill.seams.ledger import Draft, Ledger
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Converted:
-    """One foreign session as a recording, not yet entered anywhere."""
+class Clip:
+    """One sealed recording, not yet entered anywhere."""
 
-    foreign_device: str
-    name: str
-    info: RecordingInfo
+    ref: RecordingRef
     data: bytes
-    bytes: int
-    messages: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Converted:
+    """One foreign session as recordings, not yet entered anywhere."""
+
+    device: str
+    name: str
+    line: str
+    clips: tuple[Clip, ...]
+    unreadable: tuple[tuple[int, int], ...]  # intervals in which something was there and could not be read
+    tags: Mapping[str, str]
     source: str  # digest of the session's own content: the same drive in another archive has the same one
-    extra: dict[str, int] = field(default_factory=dict)
+
+    def session(self, number: int) -> Session:
+        """Its manifest."""
+        edges = [*((c.ref.start_ns, c.ref.end_ns) for c in self.clips), *self.unreadable]
+        return Session(
+            device=self.device,
+            name=self.name,
+            number=number,
+            line=self.line,
+            start_ns=min(start for start, _ in edges),
+            end_ns=max(end for _, end in edges),
+            recordings=tuple(c.ref for c in self.clips),
+            recorded_bytes=sum(c.ref.bytes for c in self.clips),
+            ended="import",
+            tags=self.tags,
+            source=self.source,
+        )
 
 
 class Folder:
@@ -82,6 +107,8 @@ class Zip:
             return self._archive.read(name)
         except KeyError:
             raise NotFoundError(f"{name}: is not in the archive") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise IntegrityError(f"{name}: damaged in the archive ({error}). Copy the archive again") from error
 
 
 def open_files(path: Path) -> Files:
@@ -97,8 +124,12 @@ def open_files(path: Path) -> Files:
     return Zip(path) if zipfile.is_zipfile(path) else Single(path)
 
 
-def convert(path: Path, line: Line, *, device: str, tags: dict[str, str] | None = None) -> Iterator[Converted]:
+def convert(
+    path: Path, line: Line, *, device: str, tags: dict[str, str] | None = None, skip_broken: bool = False
+) -> Iterator[Converted]:
     """The sessions in foreign files as recordings of `device`; nothing is entered.
+
+    `skip_broken`: pass over records that cannot be read; their time is known as unreadable.
 
     Raises:
         InvalidInputError: no importer of the line knows these files, or something in them is broken; says what, where
@@ -112,8 +143,10 @@ def convert(path: Path, line: Line, *, device: str, tags: dict[str, str] | None 
         raise InvalidInputError(
             f"{path}: no importer knows these files; line {line.name} reads {', '.join(i.name for i in importers)}"
         )
+    if skip_broken and chosen.read_past is None:
+        raise InvalidInputError(f"{path}: {chosen.name} files cannot be read past what is broken. Repair them first")
     found = 0
-    for foreign in _sessions(chosen, files, path):
+    for foreign in _sessions(chosen.read_past if skip_broken and chosen.read_past else chosen.read, files, path):
         found += 1
         yield _convert(foreign, line, device, tags or {})
     if not found:
@@ -129,18 +162,24 @@ def import_path(
     *,
     device: str,
     tags: dict[str, str] | None = None,
+    skip_broken: bool = False,
 ) -> list[Session]:
     """Bring foreign recordings in; the sessions. Importing the same files again changes nothing.
 
-    Everything is read before anything is entered, so that a broken file leaves the home as it was.
+    Everything is read before anything is entered, so that a broken file leaves the home as it was. The time of what
+    `skip_broken` passed over goes to the account dropped(unreadable).
+
+    Raises:
+        ConflictError: a session of that name came in before with other content.
     """
-    converted = list(convert(path, line, device=device, tags=tags))
+    converted = list(convert(path, line, device=device, tags=tags, skip_broken=skip_broken))
     return [_enter(ledger, books, blobs, line, c) for c in converted]
 
 
-def _sessions(importer: Importer, files: Files, path: Path) -> Iterator[Foreign]:
+def _sessions(read: Callable[[Files], Iterator[Foreign]], files: Files, path: Path) -> Iterator[Foreign]:
     try:
-        yield from importer.read(files)
+        for foreign in read(files):  # its messages are read here, so that what is wrong with them is said here
+            yield replace(foreign, messages=iter(list(foreign.messages)))
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error}") from error
 
@@ -148,86 +187,122 @@ def _sessions(importer: Importer, files: Files, path: Path) -> Iterator[Foreign]
 def _convert(foreign: Foreign, line: Line, device: str, tags: dict[str, str]) -> Converted:
     features = {f.name: f for f in line.features}
     name = device + (f"-{foreign.device}" if foreign.device else "")
-    messages = [m for m in foreign.messages if m.topic in features]
+    messages = sorted(
+        (m for m in foreign.messages if m.topic in features or m.topic == UNREADABLE), key=lambda m: m.log_time_ns
+    )
     if not messages:
         raise InvalidInputError(
             f"session {foreign.session}: none of the line's channels is in it; expected {', '.join(features)}"
         )
-    messages.sort(key=lambda m: m.log_time_ns)
-    encoded = [recordings.encode(features[m.topic], m) for m in messages]
-    info = RecordingInfo(
-        device=name,
-        session=foreign.session,
-        line=line.name,
-        start_ns=messages[0].log_time_ns,
-        end_ns=_end(messages, features),
-        tags={**foreign.tags, **tags},
-        time_base=foreign.time_base,
-    )
-    size = sum(len(e.payload) for e in encoded)
-    content = [[e.topic, e.time_ns, sha256(e.payload)] for e in encoded]
+    runs, unreadable = _runs(messages, features)
+    encoded = [[recordings.encode(features[m.topic], m) for m in run] for _, _, run in runs]
+    all_tags = {**foreign.tags, **tags}
+    clips = []
+    for (start_ns, end_ns, _), content in zip(runs, encoded, strict=True):
+        info = RecordingInfo(
+            device=name,
+            session=foreign.session,
+            line=line.name,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            tags=all_tags,
+            time_base=foreign.time_base,
+        )
+        data = recordings.write_recording(info, line.features, content)
+        size = sum(len(e.payload) for e in content)
+        ref = RecordingRef(digest=sha256(data), start_ns=start_ns, end_ns=end_ns, bytes=size, messages=len(content))
+        clips.append(Clip(ref=ref, data=data))
     return Converted(
-        foreign_device=name,
+        device=name,
         name=foreign.session,
-        info=info,
-        data=recordings.write_recording(info, line.features, encoded),
-        bytes=size,
-        messages=len(encoded),
-        source=canonical.digest(content),
+        line=line.name,
+        clips=tuple(clips),
+        unreadable=tuple(unreadable),
+        tags=all_tags,
+        source=canonical.digest([[e.topic, e.time_ns, sha256(e.payload)] for content in encoded for e in content]),
     )
 
 
-def _end(messages: Sequence[Message], features: dict[str, Feature]) -> int:
-    return max(m.log_time_ns + max(features[m.topic].hold_ns, 1) for m in messages)
+def _runs(
+    messages: Sequence[Message], features: Mapping[str, Feature]
+) -> tuple[list[tuple[int, int, list[Message]]], list[tuple[int, int]]]:
+    """(start, end, messages) of each run that could be read, and the intervals before, between and after them."""
+    runs: list[tuple[int, int, list[Message]]] = []
+    holes: list[tuple[int, int]] = []
+    at = messages[0].log_time_ns  # everything before is told
+    broken = False
+    for m in messages:
+        if m.topic == UNREADABLE:
+            broken = True
+            continue
+        end_ns = m.log_time_ns + max(features[m.topic].hold_ns, 1)
+        if not runs or (broken and m.log_time_ns > at):
+            if m.log_time_ns > at:
+                holes.append((at, m.log_time_ns))
+            runs.append((m.log_time_ns, end_ns, []))
+        start_ns, before_ns, run = runs[-1]
+        run.append(m)
+        runs[-1] = (start_ns, max(before_ns, end_ns), run)
+        at, broken = runs[-1][1], False
+    if broken:
+        end_ns = messages[-1].log_time_ns + max(max(f.hold_ns for f in features.values()), 1)
+        if end_ns > at:
+            holes.append((at, end_ns))
+    return runs, holes
 
 
 def _enter(ledger: Ledger, books: Books, blobs: Blobs, line: Line, c: Converted) -> Session:
-    device = roll.ensure_imported(ledger, c.foreign_device, line=line.name)
+    device = roll.ensure_imported(ledger, c.device, line=line.name)
     known = [s for s in inbox.sessions(ledger, line.name) if s.device == device.name]
     same = next((s for s in known if s.name == c.name), None)
-    ref = RecordingRef(
-        digest=blobs.put(c.data),
-        start_ns=c.info.start_ns,
-        end_ns=c.info.end_ns,
-        bytes=c.bytes,
-        messages=c.messages,
-    )
-    session = Session(
-        device=device.name,
-        name=c.name,
-        number=same.number if same else len(known),
-        line=line.name,
-        start_ns=ref.start_ns,
-        end_ns=ref.end_ns,
-        recordings=(ref,),
-        recorded_bytes=c.bytes,
-        ended="import",
-        tags=c.info.tags,
-        source=c.source,
-    )
-    if same != session:
-        _land(ledger, books, blobs, device, line, session)
+    session = c.session(same.number if same else len(known))
+    if same is not None and same != session:
+        raise ConflictError(f"session {session.key}: came in before with other content. Give another --device")
+    if same is None:
+        for clip in c.clips:
+            blobs.put(clip.data)
+            parts.enter(ledger, blobs, device, clip.ref.digest)
+        _land(ledger, books, device, line, session, c.unreadable)
     return session
 
 
-def _land(ledger: Ledger, books: Books, blobs: Blobs, device: Device, line: Line, session: Session) -> None:
+def _land(
+    ledger: Ledger, books: Books, device: Device, line: Line, session: Session, unreadable: Sequence[tuple[int, int]]
+) -> None:
     """Enter an imported session: its time is lived and landed at once, since no device journal came before it."""
-    (ref,) = session.recordings
-    parts.enter(ledger, blobs, device, ref.digest)
-    posting = Posting(
+    landed = [
+        _lived(device, r.start_ns, r.end_ns, bytes=r.bytes, messages=r.messages, to="landed", recording=r.digest)
+        for r in session.recordings
+    ]
+    dropped = [_lived(device, start, end, to="dropped", reason="unreadable") for start, end in unreadable]
+    ledger.append([Draft(kind="moved", key=p.key, record=plain(p)) for p in (*landed, *dropped)])
+    inbox.close(ledger, books, device, line, session, signature="")
+
+
+def _lived(
+    device: Device,
+    start_ns: int,
+    end_ns: int,
+    *,
+    to: str,
+    bytes: int = 0,  # noqa: A002 - the posting's own word
+    messages: int = 0,
+    reason: str = "",
+    recording: str = "",
+) -> Posting:
+    return Posting(
         device=device.number,
         track=0,
-        start_ns=ref.start_ns,
-        end_ns=ref.end_ns,
-        bytes=ref.bytes,
-        messages=ref.messages,
+        start_ns=start_ns,
+        end_ns=end_ns,
+        bytes=bytes,
+        messages=messages,
         source=LIVED,
-        to="landed",
-        recording=ref.digest,
+        to=to,
+        reason=reason,
+        recording=recording,
         by="factory",
     )
-    ledger.append([Draft(kind="moved", key=posting.key, record=plain(posting))])
-    inbox.close(ledger, books, device, line, session, signature="")
 
 
 def _read(path: Path) -> bytes:

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mcap.reader import make_reader
+from mcap.reader import McapReader, make_reader
 from mcap.writer import CompressionType, IndexType, Writer
 
 from fleetmill.core import canonical, wire
-from fleetmill.core.errors import IntegrityError, TooNewError
+from fleetmill.core.errors import FleetmillError, IntegrityError, InvalidInputError, TooNewError
 from fleetmill.core.line import Feature, Message
 from fleetmill.core.plain import build, plain
 from fleetmill.core.recording import FORMAT, RecordingInfo
@@ -22,6 +22,7 @@ from fleetmill.core.recording import FORMAT, RecordingInfo
 CHUNK_BYTES = 4 * 1024 * 1024 - 256 * 1024  # a chunk ends with the message that crosses this
 _LIBRARY = "fleetmill"
 _METADATA = "fleet"
+_MAGIC = b"\x89MCAP0\r\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,10 +72,11 @@ def read_info(data: bytes, where: str) -> RecordingInfo | None:
 
     Raises:
         IntegrityError: truncated or damaged.
+        InvalidInputError: no MCAP file at all.
         TooNewError: written by a newer version.
     """
     with _translated(where):
-        for record in make_reader(io.BytesIO(data), validate_crcs=True).iter_metadata():
+        for record in _reader(data, where).iter_metadata():
             if record.name == _METADATA:
                 return _info(record.metadata, where)
     return None
@@ -85,9 +87,10 @@ def read_messages(data: bytes, where: str) -> Iterator[Message]:
 
     Raises:
         IntegrityError: truncated or damaged.
+        InvalidInputError: no MCAP file at all.
     """
     with _translated(where):
-        for schema, channel, message in make_reader(io.BytesIO(data), validate_crcs=True).iter_messages():
+        for schema, channel, message in _reader(data, where).iter_messages():
             if schema is None or schema.name not in wire.KINDS or channel.message_encoding != wire.ENCODING:
                 continue
             yield Message(
@@ -103,10 +106,11 @@ def count(data: bytes, where: str) -> tuple[int, int]:
 
     Raises:
         IntegrityError: truncated or damaged.
+        InvalidInputError: no MCAP file at all.
     """
     size = number = 0
     with _translated(where):
-        for _, _, message in make_reader(io.BytesIO(data), validate_crcs=True).iter_messages(log_time_order=False):
+        for _, _, message in _reader(data, where).iter_messages(log_time_order=False):
             size, number = size + len(message.data), number + 1
     return size, number
 
@@ -120,6 +124,13 @@ def encode(feature: Feature, message: Message) -> Encoded:
         time_ns=message.log_time_ns,
         payload=wire.encode(kind, message.value, message.publish_time_ns),
     )
+
+
+def _reader(data: bytes, where: str) -> McapReader:
+    beginning = data[: len(_MAGIC)]
+    if not _MAGIC.startswith(beginning):  # a beginning of it alone is a file that was cut off
+        raise InvalidInputError(f"{where}: is no MCAP file, it begins with {beginning!r}. Give another file")
+    return make_reader(io.BytesIO(data), validate_crcs=True)
 
 
 def _channel_metadata(feature: Feature | None) -> dict[str, str]:
@@ -153,7 +164,7 @@ def _info(metadata: Mapping[str, str], where: str) -> RecordingInfo:
 def _translated(where: str) -> Iterator[None]:
     try:
         yield
-    except (TooNewError, IntegrityError):
+    except FleetmillError:
         raise
     except Exception as error:  # the library raises what its codecs raise: struct, zstd, lz4, its own
         raise IntegrityError(

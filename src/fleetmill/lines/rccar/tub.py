@@ -40,6 +40,7 @@ class Record:
     publish_time_ns: int
     deleted: bool  # marked by a human
     fields: dict[str, Any]
+    broken: bool = False  # it was there and cannot be read; nothing but its time counts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +63,8 @@ def drives(files: Files, *, gap_seconds: float = 5.0, skip_broken: bool = False)
     """The drives of every tub among the files, in time order within a tub.
 
     Raises:
-        InvalidInputError: a manifest, a record or a picture is missing or broken; with `skip_broken` a record is left
-            out instead. A broken manifest is always refused: without it nobody knows what was deleted.
+        InvalidInputError: a manifest, a record or a picture is missing or broken; with `skip_broken` a record comes
+            marked as broken instead. A broken manifest is always refused: without it nobody knows what was deleted.
     """
     for folder in folders(files):
         part: list[Record] = []
@@ -71,7 +72,8 @@ def drives(files: Files, *, gap_seconds: float = 5.0, skip_broken: bool = False)
             if part and _ends(part[-1], record, gap_seconds):
                 yield _drive(folder, part)
                 part = []
-            part.append(_after(part[-1], record) if part else record)
+            if part or not record.broken:  # a drive's name is the time of its first whole record
+                part.append(_after(part[-1], record) if part else record)
         if part:
             yield _drive(folder, part)
 
@@ -91,6 +93,7 @@ def _after(before: Record, record: Record) -> Record:
         publish_time_ns=record.publish_time_ns,
         deleted=record.deleted,
         fields=record.fields,
+        broken=record.broken,
     )
 
 
