@@ -28,6 +28,8 @@ app = typer.Typer(
 devices = typer.Typer(help="Devices: enrol them, run one.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(devices, name="device")
 
+_SILENT_SECONDS = 3600.0  # after which the books say that a device does not report
+
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Home folder. [FLEETMILL_HOME, ./fleetmill-home]")]
 LineOption = Annotated[str, typer.Option("--line", help="Production line, e.g. driving, arm, rccar.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
@@ -253,18 +255,22 @@ def books(
     """Print the balance of the experience ledger; exit code 1 when it does not balance."""
     from fleetmill.home import open_home
     from fleetmill.settings import read_settings
-    from fleetmill.status import accounts
+    from fleetmill.status import accounts, unreported
 
     with open_home(read_settings(home=home), own=False) as opened:
-        rows, faults = accounts(opened), opened.books.faults()
+        rows, faults, silent = accounts(opened), opened.books.faults(), unreported(opened)
         if verify:
             opened.ledger.verify()
             faults += opened.books.verify()
     if as_json:
-        typer.echo(json.dumps({"rows": rows, "faults": faults, "balanced": not faults}))
+        typer.echo(json.dumps({"rows": rows, "unreported": silent, "faults": faults, "balanced": not faults}))
     else:
         names = ["device", "day", "account", "reason", "seconds", "bytes"]
         _table(names, [[*(str(r[n]) for n in names[:4]), f"{r['seconds']:.3f}", str(r["bytes"])] for r in rows])
+        for row in silent:
+            if row["heard_seconds_ago"] > _SILENT_SECONDS:
+                hours = row["heard_seconds_ago"] / 3600
+                typer.echo(f"unreported: {row['device']}: nothing was heard for {hours:.1f} h; since then: unknown")
         for fault in faults:
             typer.echo(f"NOT BALANCED: {fault}")
         if not faults:

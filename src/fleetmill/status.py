@@ -86,6 +86,20 @@ def accounts(home: Home) -> list[dict[str, Any]]:
     ]
 
 
+def unreported(home: Home) -> list[dict[str, Any]]:
+    """Devices with a journal: until when their lived time is accounted for, and how long ago they said so."""
+    heard: dict[int, int] = {f.record["device"]: f.time_ns for f in home.ledger.read(kind="journal")}
+    names = {d.number: d.name for d in roll.devices(home.ledger)}
+    return [
+        {
+            "device": names.get(j.device, str(j.device)),
+            "lived_until_ns": j.lived_until_ns,
+            "heard_seconds_ago": (home.clock() - heard[j.device]) / 1e9,
+        }
+        for j in home.books.journals()
+    ]
+
+
 def champion_of(home: Home, line: str) -> dict[str, Any] | None:
     """The release that the fleet is asked to run, if any."""
     found = release.champion(home.ledger, line)

@@ -27,10 +27,20 @@ class FleetmillError(Exception):
     exit_code = 1
 
 
+_EXTRAS = {  # which extra brings a library that may be missing; what is not named comes with the factory
+    **dict.fromkeys(("torch", "onnx", "safetensors"), "train"),
+    **dict.fromkeys(("gymnasium", "gymnasium_robotics", "mujoco", "Box2D", "pygame"), "sim"),
+    **dict.fromkeys(("jinja2", "matplotlib"), "web"),
+}
+
+
 def last_words(error: BaseException) -> tuple[str, int]:
     """(one line, exit code) with which a process ends that met `error`: what its edge prints instead of a traceback."""
     if isinstance(error, FleetmillError):
         return " ".join(str(error).split("\n")), error.exit_code
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        library = error.name.partition(".")[0]
+        return last_words(EngineMissingError(library, extra=_EXTRAS.get(library, "factory")))
     if isinstance(error, OSError):
         return f"{error.filename or 'disk'}: {error.strerror}. Check space and permissions", UnavailableError.exit_code
     kind = f"{type(error).__name__}: {error}".splitlines()[0]

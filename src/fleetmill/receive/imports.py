@@ -285,7 +285,7 @@ def _lived(
     end_ns: int,
     *,
     to: str,
-    bytes: int = 0,  # noqa: A002 - the posting's own word
+    bytes: int = 0,
     messages: int = 0,
     reason: str = "",
     recording: str = "",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fleetmill.core.errors import InvalidInputError
-from fleetmill.core.line import Array, Files, Foreign, Importer, Message
+from fleetmill.core.line import UNREADABLE, Array, Files, Foreign, Importer, Message
 from fleetmill.lines.rccar.tub import Drive, Record, drives, folders
 
 GAP_SECONDS = 5.0  # a longer pause ends a drive
@@ -42,11 +42,14 @@ def sessions(files: Files, *, gap_seconds: float = GAP_SECONDS, skip_broken: boo
 def _messages(files: Files, drive: Drive, skip_broken: bool) -> Iterator[Message]:
     for record in drive.records:
         try:
-            picture = _jpeg(files, record)
-            values = _values(record)
+            picture, values = ({}, {}) if record.broken else (_jpeg(files, record), _values(record))
         except InvalidInputError:
             if not skip_broken:
                 raise
+            picture, values = {}, {}
+        if not values:
+            at_ns = record.log_time_ns
+            yield Message(topic=UNREADABLE, log_time_ns=at_ns, publish_time_ns=record.publish_time_ns, value={})
             continue
         for topic, value in ({"camera": picture} | values).items():
             yield Message(
@@ -59,7 +62,7 @@ def _jpeg(files: Files, record: Record) -> Mapping[str, Array | str]:
     if data[:2] != b"\xff\xd8" or data[-2:] != b"\xff\xd9":
         raise InvalidInputError(
             f"{record.where}: picture {record.picture} is no whole JPEG ({len(data)} bytes). "
-            "Copy the tub from the car again, or leave broken records out (skip_broken)."
+            "Copy the tub from the car again, or leave broken records out (--skip-broken)."
         )
     return {"data": np.frombuffer(data, dtype=np.uint8), "format": "jpeg"}
 
@@ -91,4 +94,9 @@ def _number(record: Record, name: str) -> Array:
     return np.array(value, dtype=np.float32)
 
 
-donkeycar = Importer(name="donkeycar", detects=lambda files: bool(folders(files)), read=read)
+def read_past(files: Files) -> Iterator[Foreign]:
+    """The tubs' drives; a broken record is a message that says so."""
+    return sessions(files, skip_broken=True)
+
+
+donkeycar = Importer(name="donkeycar", detects=lambda files: bool(folders(files)), read=read, read_past=read_past)

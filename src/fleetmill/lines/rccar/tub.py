@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -72,8 +72,7 @@ def drives(files: Files, *, gap_seconds: float = 5.0, skip_broken: bool = False)
             if part and _ends(part[-1], record, gap_seconds):
                 yield _drive(folder, part)
                 part = []
-            if part or not record.broken:  # a drive's name is the time of its first whole record
-                part.append(_after(part[-1], record) if part else record)
+            part.append(_after(part[-1], record) if part else record)
         if part:
             yield _drive(folder, part)
 
@@ -86,15 +85,7 @@ def _ends(before: Record, record: Record, gap_seconds: float) -> bool:
 def _after(before: Record, record: Record) -> Record:
     if record.log_time_ns > before.log_time_ns:
         return record
-    return Record(
-        where=record.where,
-        picture=record.picture,
-        log_time_ns=before.log_time_ns + _MS,
-        publish_time_ns=record.publish_time_ns,
-        deleted=record.deleted,
-        fields=record.fields,
-        broken=record.broken,
-    )
+    return replace(record, log_time_ns=before.log_time_ns + _MS)
 
 
 def _drive(folder: str, records: Sequence[Record]) -> Drive:
@@ -107,28 +98,38 @@ def _records(files: Files, folder: str, skip_broken: bool) -> Iterator[Record]:
     catalogs, deleted = _manifest(files, folder)
     pictures = {name for name in files.names() if name.startswith(folder)}
     seen: dict[int, dict[str, Any]] = {}
+    last: Record | None = None
     for catalog in catalogs:
         for number, text in enumerate(_text(files, folder + catalog, pictures).splitlines(), start=1):
-            where = f"{folder}{catalog} line {number}"
+            where, fields, broken = f"{folder}{catalog} line {number}", {}, False
             try:
                 fields = _fields(text, where)
                 if fields == seen.get(fields[_INDEX]):
                     continue
                 _check(fields, seen, f"{folder}images/", pictures, where)
+                seen[fields[_INDEX]] = fields
             except InvalidInputError:
                 if not skip_broken:
                     raise
+                broken = True
+            if broken and not _is_time(fields.get(_TIME)):
+                if last is not None:  # nobody knows when it was: right after the one before
+                    yield replace(last, where=where, broken=True)
                 continue
-            seen[fields[_INDEX]] = fields
-            time_ns = fields[_TIME] * _MS
-            yield Record(
+            last = Record(
                 where=f"{where} (record {fields[_INDEX]})",
-                picture=f"{folder}images/{fields[_PICTURE]}",
-                log_time_ns=time_ns,
-                publish_time_ns=time_ns,
+                picture=f"{folder}images/{fields.get(_PICTURE)}",
+                log_time_ns=fields[_TIME] * _MS,
+                publish_time_ns=fields[_TIME] * _MS,
                 deleted=fields[_INDEX] in deleted,
                 fields=fields,
+                broken=broken,
             )
+            yield last
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def _manifest(files: Files, folder: str) -> tuple[list[str], frozenset[int]]:
@@ -165,13 +166,13 @@ def _check(
     record = f"{where} (record {fields[_INDEX]})"
     if fields[_INDEX] in seen:
         raise InvalidInputError(f"{record}: this index was there before with other content. {_ADVICE}")
-    if not isinstance(fields.get(_TIME), int) or fields[_TIME] < 0:
+    if not _is_time(fields.get(_TIME)):
         raise InvalidInputError(f"{record}: {_TIME} must be milliseconds UTC, found {fields.get(_TIME)!r}. {_ADVICE}")
     if f"{images}{fields.get(_PICTURE)}" not in pictures:
         raise InvalidInputError(f"{record}: picture {images}{fields.get(_PICTURE)} is missing. {_ADVICE}")
 
 
-_ADVICE = "Copy the tub from the car again, or leave broken records out (skip_broken)."
+_ADVICE = "Copy the tub from the car again, or leave broken records out (--skip-broken)."
 
 
 def _is_catalog(name: str, top: str) -> bool:
