@@ -21,12 +21,13 @@ import numpy as np
 import simplejpeg
 
 from fleetmill.core.evidence import interval
-from fleetmill.core.line import Array, Data, Episode, Files, Message, Metrics, Stretch, Tally, TrainJob
+from fleetmill.core.line import Array, Files, Message, Stretch, Tally, TrainJob
 from fleetmill.engines.runtime_onnx import OnnxRuntime
 from fleetmill.lines.rccar import line
 from fleetmill.lines.rccar.judging import tally
 from fleetmill.receive.imports import open_files
 from fleetmill.seams.runtime import policies
+from fleetmill.testing import Notes, Rows
 
 FOLDS, GUARD_FRAMES = 5, 25
 SEED = 2027  # of the published folds; everything was chosen on folds of other seeds (docs/lines/rccar.md)
@@ -41,41 +42,6 @@ class Frames:
     small: Array  # float32 (N, 3600): a quarter of the resolution, 0..1, for the simple models
     label: Array  # (N,)
     drive: Array  # (N,): number of the drive
-
-
-class Rows:
-    """A dataset in memory. `core.line.Data`."""
-
-    def __init__(self, columns: Mapping[str, Array]) -> None:
-        self._columns = columns
-
-    def split(self, name: str) -> Data:
-        return self if name == "train" else Rows({k: v[:0] for k, v in self._columns.items()})
-
-    def column(self, feature: str) -> Array:
-        return self._columns[feature]
-
-    def bounds(self) -> Array:
-        return np.array([0, len(self._columns["label.steer"])])
-
-    def episode(self, index: int) -> Episode:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return 1
-
-
-class Silent:
-    """A tracker that does nothing. `core.line.Tracker`."""
-
-    def step(self, step: int, of: int, metrics: Metrics) -> None:  # noqa: ARG002
-        return
-
-    def save(self, step: int, state: bytes) -> None:  # noqa: ARG002
-        return
-
-    def saved(self) -> None:
-        return None
 
 
 def load(files: Files) -> Frames:
@@ -146,7 +112,7 @@ def models(f: Frames, seed: int, settings: Mapping[str, int]) -> dict[str, Model
 
     def net(train: Array, held: Array) -> Array:
         data = Rows({"camera": f.camera[train], "label.steer": f.label[train]})
-        files = line.train(TrainJob(data=data, parent=None, seed=seed, settings=settings), Silent())
+        files = line.train(TrainJob(data=data, parent=None, seed=seed, settings=settings), Notes())
         policy = policies(line, OnnxRuntime(), files)
         parts = np.array_split(held, max(1, len(held) // 64))
         return np.concatenate([policy.ask({"camera": f.camera[part]})["steer"] for part in parts])

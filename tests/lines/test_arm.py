@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fleetmill.core.drive import drive
 from fleetmill.core.errors import InvalidInputError, LineError
-from fleetmill.core.line import Array, Data, Episode, Message, Metrics, Step, Stopped, Stretch, TrainJob
+from fleetmill.core.line import Data, Episode, Message, Step, Stopped, Stretch, TrainJob
 from fleetmill.core.trigger import parse
 from fleetmill.engines.runtime_onnx import OnnxRuntime
 from fleetmill.lines.arm import line
@@ -20,52 +20,10 @@ from fleetmill.lines.arm.expert import act
 from fleetmill.lines.arm.judging import Constant
 from fleetmill.lines.arm.world import ALONE_STEPS, PERIOD_NS, RESCUE_STEPS, Attempt
 from fleetmill.seams.runtime import policies
+from fleetmill.testing import Notes, Rows
 
 SEED = 50_000_000
 STILL = Constant(np.zeros(4))
-
-
-class Rows:
-    """A dataset in memory. `core.line.Data`."""
-
-    def __init__(self, columns: Mapping[str, Array]) -> None:
-        self._columns = columns
-
-    def split(self, name: Literal["train", "validation"]) -> Data:
-        assert name == "train"
-        return self
-
-    def column(self, feature: str) -> Array:
-        return self._columns[feature]
-
-    def bounds(self) -> Array:
-        return np.array([0, len(self._columns["state"])])
-
-    def episode(self, index: int) -> Episode:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return int(len(self._columns["state"]) > 0)
-
-
-class Notes:
-    """A tracker that remembers. `core.line.Tracker`."""
-
-    def __init__(self, saved: tuple[int, bytes] | None = None, stop_at: int = -1) -> None:
-        self.states: dict[int, bytes] = {}
-        self.metrics: list[Metrics] = []
-        self._saved, self._stop_at = saved, stop_at
-
-    def step(self, step: int, of: int, metrics: Metrics) -> None:
-        self.metrics.append(metrics)
-        if step == self._stop_at:
-            raise Stopped
-
-    def save(self, step: int, state: bytes) -> None:
-        self.states[step] = state
-
-    def saved(self) -> tuple[int, bytes] | None:
-        return self._saved
 
 
 def some_rows(count: int = 60) -> Rows:

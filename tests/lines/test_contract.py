@@ -100,7 +100,7 @@ BUGS = {
     "a training that forgets its parent": (replace(tiny_line, train=forgetful_train), "0 steps"),
     "a model of another name": (
         replace(tiny_line, model=replace(MODEL, outputs=(Port(name="z", dtype="float32", shape=(), feature="y"),))),
-        "the spec says",
+        "lacks: z",
     ),
     "a score with dice": (replace(tiny_line, judging=replace(JUDGING, score=flaky(noisy_score))), "two scores"),
     "metrics that depend on order": (replace(tiny_line, judging=replace(JUDGING, metrics=last_one)), "the order"),

@@ -9,19 +9,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fleetmill.core.drive import drive
 from fleetmill.core.errors import InvalidInputError, LineError
-from fleetmill.core.line import Array, Data, Episode, Message, Metrics, Policy, Step, Stopped, Stretch, TrainJob
+from fleetmill.core.line import Array, Data, Episode, Message, Policy, Step, Stopped, Stretch, TrainJob
 from fleetmill.core.trigger import parse
 from fleetmill.lines.driving import is_sharp, line, scoring, stands_still, was_held, was_surprised
 from fleetmill.lines.driving.drivers import SafetyDriver, cruise, expert, is_off_road, is_touching
 from fleetmill.lines.driving.road import TILE_M, Obstacle, Place, Road
 from fleetmill.lines.driving.shape import STEP_NS
+from fleetmill.testing import Notes, Rows
 
 CIRCLE = Road(
     tiles=[
@@ -30,49 +31,6 @@ CIRCLE = Road(
     ]
 )  # counter-clockwise, 3.49 m from tile to tile
 CONE = Obstacle(along_m=200.0, side_m=2.0, colour=(255, 255, 255))
-
-
-class Rows:
-    """A dataset in memory. `core.line.Data`."""
-
-    def __init__(self, columns: Mapping[str, Array]) -> None:
-        self._columns = columns
-
-    def split(self, name: Literal["train", "validation"]) -> Data:
-        assert name == "train"
-        return self
-
-    def column(self, feature: str) -> Array:
-        return self._columns[feature]
-
-    def bounds(self) -> Array:
-        return np.array([0, len(self._columns["speed"])])
-
-    def episode(self, index: int) -> Episode:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return 1
-
-
-class Notes:
-    """A tracker that remembers. `core.line.Tracker`."""
-
-    def __init__(self, saved: tuple[int, bytes] | None = None, stop_at: int = -1) -> None:
-        self.states: dict[int, bytes] = {}
-        self.metrics: list[Metrics] = []
-        self._saved, self._stop_at = saved, stop_at
-
-    def step(self, step: int, of: int, metrics: Metrics) -> None:
-        self.metrics.append(metrics)
-        if step == self._stop_at:
-            raise Stopped
-
-    def save(self, step: int, state: bytes) -> None:
-        self.states[step] = state
-
-    def saved(self) -> tuple[int, bytes] | None:
-        return self._saved
 
 
 def some_rows(count: int = 40, held: Sequence[int] = ()) -> Rows:
@@ -235,7 +193,7 @@ def test_a_world_begun_again_gives_the_same_first_picture() -> None:
     assert np.array_equal(first.observation["camera"], again.observation["camera"])
 
 
-@pytest.mark.parametrize("scenario", ["default", "field"])
+@pytest.mark.parametrize("scenario", ["default", "field", "rare"])
 def test_the_expert_needs_no_safety_driver(scenario: str) -> None:
     told = tally(lived(scenario, 50_000_005, None, 250))
     assert told["takeovers"] == told["off_road"] == 0
@@ -256,6 +214,22 @@ def test_only_the_field_has_colours_and_obstacles_of_its_own() -> None:
     grass = [tuple(lived(s, 50_000_007, None, 1)[0].observation["camera"][20, 0]) for s in ("default", "field")]
     assert grass[0] in ((102, 204, 102), (102, 230, 102))
     assert grass[1] not in ((102, 204, 102), (102, 230, 102))
+
+
+def test_rare_roadworks_are_the_field_with_a_fifth_of_the_obstacles() -> None:
+    from fleetmill.lines.driving.world import DrivingWorld
+
+    found: dict[str, list[Road]] = {"field": [], "rare": []}
+    for seed in range(50_000_010, 50_000_018):
+        worlds = {scenario: DrivingWorld(scenario, seed) for scenario in found}
+        first = {scenario: world.begin().observation["camera"] for scenario, world in worlds.items()}
+        assert np.array_equal(first["field"][20, 0], first["rare"][20, 0])  # the same colours
+        for scenario, world in worlds.items():
+            found[scenario].append(world._road)
+            world.close()
+    assert [road.tiles for road in found["field"]] == [road.tiles for road in found["rare"]]
+    frequent, rare = (sum(len(road.obstacles) for road in roads) for roads in found.values())
+    assert 4 <= frequent / rare <= 6
 
 
 def test_an_unknown_scenario_is_refused_by_name() -> None:

@@ -5,61 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fleetmill.core.errors import InvalidInputError
-from fleetmill.core.line import Array, Data, Episode, Message, Metrics, Stopped, Stretch, TrainJob
+from fleetmill.core.line import Array, Data, Episode, Message, Stopped, Stretch, TrainJob
 from fleetmill.engines.runtime_onnx import OnnxRuntime
 from fleetmill.lines.rccar import line
 from fleetmill.lines.rccar.cutting import PERIOD_NS, SHAPE
 from fleetmill.lines.rccar.judging import Constant
 from fleetmill.seams.runtime import policies
-
-
-class Rows:
-    """A dataset in memory. `core.line.Data`."""
-
-    def __init__(self, columns: Mapping[str, Array]) -> None:
-        self._columns = columns
-
-    def split(self, name: Literal["train", "validation"]) -> Data:
-        assert name == "train"
-        return self
-
-    def column(self, feature: str) -> Array:
-        return self._columns[feature]
-
-    def bounds(self) -> Array:
-        return np.array([0, len(self._columns["label.steer"])])
-
-    def episode(self, index: int) -> Episode:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return int(len(self._columns["label.steer"]) > 0)
-
-
-class Notes:
-    """A tracker that remembers. `core.line.Tracker`."""
-
-    def __init__(self, saved: tuple[int, bytes] | None = None, stop_at: int = -1) -> None:
-        self.states: dict[int, bytes] = {}
-        self.metrics: list[Metrics] = []
-        self._saved, self._stop_at = saved, stop_at
-
-    def step(self, step: int, of: int, metrics: Metrics) -> None:
-        self.metrics.append(metrics)
-        if step == self._stop_at:
-            raise Stopped
-
-    def save(self, step: int, state: bytes) -> None:
-        self.states[step] = state
-
-    def saved(self) -> tuple[int, bytes] | None:
-        return self._saved
+from fleetmill.testing import Notes, Rows
 
 
 def some_rows(count: int = 24) -> Rows:

@@ -152,7 +152,7 @@ class Agent:
         health = check_health(slot, release)
         try:
             policy = self._load(release) if health.passed else None
-        except (EngineError, IntegrityError) as error:
+        except (EngineError, IntegrityError, InvalidInputError) as error:
             health, policy = replace(health, failure=str(error)), None
         if policy is None:
             self.slots.reject(release.digest)

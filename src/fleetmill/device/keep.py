@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -77,7 +77,8 @@ def postings(device: int, lived: Lived, pieces: Sequence[Piece]) -> list[Posting
             source=LIVED,
             to="buffered",
         )
-        found += [opened, _moved(opened, "buffered", "dropped" if piece.reason else "kept", piece.reason)]
+        to = "dropped" if piece.reason else "kept"
+        found += [opened, replace(opened, source="buffered", to=to, reason=piece.reason)]
     if lived.tail_ns:
         start = pieces[-1].end_ns if pieces else lived.begin.start_ns
         tail = Posting(
@@ -93,20 +94,6 @@ def postings(device: int, lived: Lived, pieces: Sequence[Piece]) -> list[Posting
         )
         found.append(tail)
     return found
-
-
-def _moved(p: Posting, source: str, to: str, reason: str) -> Posting:
-    return Posting(
-        device=p.device,
-        track=p.track,
-        start_ns=p.start_ns,
-        end_ns=p.end_ns,
-        bytes=p.bytes,
-        messages=p.messages,
-        source=source,
-        to=to,
-        reason=reason,
-    )
 
 
 def _windows(campaign: Campaign, lived: Lived, times: Array) -> list[Window]:

@@ -6,7 +6,7 @@ import onnxruntime
 
 from fleetmill.core.errors import EngineError, IntegrityError
 from fleetmill.core.line import Frame
-from fleetmill.seams.runtime import LoadedModel
+from fleetmill.seams.runtime import LoadedModel, Tensor
 
 _BAD_FILE = (
     onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf,
@@ -40,16 +40,22 @@ class OnnxRuntime:
 class _OnnxModel:
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self._outputs = [output.name for output in session.get_outputs()]
-        self._inputs = {i.name for i in session.get_inputs()}
+        self.inputs = {i.name: _tensor(i) for i in session.get_inputs()}
+        self.outputs = {o.name: _tensor(o) for o in session.get_outputs()}
 
     def ask(self, inputs: Frame) -> Frame:
         """Outputs by port name; inputs that the model does not have are left out."""
         try:
-            values = self._session.run(self._outputs, {k: v for k, v in inputs.items() if k in self._inputs})
+            values = self._session.run(list(self.outputs), {k: v for k, v in inputs.items() if k in self.inputs})
         except (ValueError, *_BAD_FILE, onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException) as error:
             raise EngineError(f"the model could not be run: {_first_line(error)}") from error
-        return dict(zip(self._outputs, values, strict=True))
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def _tensor(node: onnxruntime.NodeArg) -> Tensor:
+    element = node.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape[1:])
+    return Tensor({"float": "float32", "double": "float64"}.get(element, element), shape)
 
 
 def _first_line(error: BaseException) -> str:

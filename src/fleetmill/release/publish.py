@@ -23,7 +23,7 @@ from fleetmill.release.trust import Repository
 from fleetmill.release.trust_rule import Target, release_custom
 from fleetmill.seams.blobs import Blobs
 from fleetmill.seams.ledger import Draft, Fact, Ledger
-from fleetmill.seams.runtime import Runtime
+from fleetmill.seams.runtime import Runtime, policies
 
 MEMORY_BYTES = 512 * 1024**2  # that a model may add to a device's process
 
@@ -54,7 +54,7 @@ def publish(
     `examples` are input ports with batch axis first: the golden frames that every device must answer alike.
     """
     file = model.files["model.onnx"]
-    loaded = runtime.load(blobs.get(file))
+    loaded = policies(line, runtime, {"model.onnx": blobs.get(file)}, what=f"model {model.digest[:12]}")
     frames = golden.golden_npz(examples, loaded.ask)
     release = Release(
         line=line.name,

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import Row, Select, Table, func, select
 
 from fleetmill.core.custody import DAY_NS, LIVED, Span
-from fleetmill.seams import schema
+from fleetmill.core.journal import Totals
+from fleetmill.seams import projections, schema
 from fleetmill.seams.ledger import SqlLedger, open_ledger
 
 
@@ -22,18 +23,6 @@ class Balance:
     reason: str
     ns: int
     bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Journal:
-    """What a device itself says that it lived, signed."""
-
-    device: int
-    entry: int
-    digest: str
-    lived_until_ns: int
-    lived_ns: int
-    lived_bytes: int
 
 
 class Books:
@@ -52,11 +41,11 @@ class Books:
             if r.ns or r.bytes
         ]
 
-    def journals(self) -> list[Journal]:
+    def journals(self) -> list[Totals]:
         """What each device signed last."""
         t = schema.device_journal
         return [
-            Journal(
+            Totals(
                 device=r.device,
                 entry=r.entry,
                 digest=r.digest,
@@ -67,7 +56,7 @@ class Books:
             for r in self._rows(select(t).order_by(t.c.device))
         ]
 
-    def journal(self, device: int) -> Journal | None:
+    def journal(self, device: int) -> Totals | None:
         """What one device signed last, if it ever did."""
         return next((j for j in self.journals() if j.device == device), None)
 
@@ -79,7 +68,7 @@ class Books:
             .where(t.c.device == device, t.c.track == track, t.c.start_ns < end_ns, t.c.end_ns > start_ns)
             .order_by(t.c.start_ns)
         )
-        return [_span(r) for r in self._rows(query)]
+        return [projections.span_of(r) for r in self._rows(query)]
 
     def roles(self, line: str) -> dict[str, str]:
         """Each session's role on a line: train, validation or held_out."""
@@ -147,8 +136,6 @@ def day_name(day: int) -> str:
 
 
 def _replay(source: SqlLedger, target: SqlLedger) -> None:
-    from fleetmill.seams import projections
-
     with target.engine.connect() as connection:
         for fact in source.read():
             projections.apply(connection, fact.seq, fact.kind, fact.record)
@@ -157,15 +144,3 @@ def _replay(source: SqlLedger, target: SqlLedger) -> None:
 def _contents(ledger: SqlLedger, table: Table) -> set[tuple[object, ...]]:
     with ledger.engine.connect() as connection:
         return {tuple(row) for row in connection.execute(select(table))}
-
-
-def _span(r: Row[Any]) -> Span:
-    return Span(
-        start_ns=r.start_ns,
-        end_ns=r.end_ns,
-        bytes=r.bytes,
-        messages=r.messages,
-        account=r.account,
-        reason=r.reason,
-        recording=r.recording or "",
-    )

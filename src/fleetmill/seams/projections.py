@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, delete, insert, select, update
+from sqlalchemy import Connection, Row, Table, and_, delete, insert, select, update
 
 from fleetmill.core.custody import LIVED, Posting, Span, days, move
 from fleetmill.core.errors import ConflictError
@@ -59,18 +59,20 @@ def _overlapping(connection: Connection, p: Posting) -> list[Span]:
         .where(and_(t.c.device == p.device, t.c.track == p.track, t.c.start_ns < p.end_ns, t.c.end_ns > p.start_ns))
         .order_by(t.c.start_ns)
     )
-    return [
-        Span(
-            start_ns=r.start_ns,
-            end_ns=r.end_ns,
-            bytes=r.bytes,
-            messages=r.messages,
-            account=r.account,
-            reason=r.reason,
-            recording=r.recording or "",
-        )
-        for r in rows
-    ]
+    return [span_of(row) for row in rows]
+
+
+def span_of(row: Row[Any]) -> Span:
+    """A row of the span table."""
+    return Span(
+        start_ns=row.start_ns,
+        end_ns=row.end_ns,
+        bytes=row.bytes,
+        messages=row.messages,
+        account=row.account,
+        reason=row.reason,
+        recording=row.recording or "",
+    )
 
 
 def _balance(connection: Connection, p: Posting, before: list[Span]) -> None:

@@ -7,17 +7,32 @@ the last n frames, the line's guard) is done here once, so that replay, gate, de
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fleetmill.core.errors import LineError
+from fleetmill.core.errors import InvalidInputError, LineError
 from fleetmill.core.line import Array, Frame, Line, Memory, Port
+
+
+class Tensor(NamedTuple):
+    """What a model file says of a port: numpy's name of the element, and the shape without batch axis (-1: free)."""
+
+    dtype: str
+    shape: tuple[int, ...]
 
 
 class LoadedModel(Protocol):
     """A model in memory. Not thread-safe; may be asked any number of times."""
+
+    @property
+    def inputs(self) -> Mapping[str, Tensor]:
+        """What it takes, by port name."""
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        """What it gives, by port name."""
 
     def ask(self, inputs: Frame) -> Frame:
         """Outputs by port name for inputs by port name, batch axis first.
@@ -91,13 +106,36 @@ class RunningPolicy:
         return np.stack([*missing, *past])
 
 
-def policies(line: Line, runtime: Runtime, files: Mapping[str, bytes]) -> RunningPolicy:
+def policies(line: Line, runtime: Runtime, files: Mapping[str, bytes], *, what: str = "model") -> RunningPolicy:
     """The policy that a model version's files make on `line`; the file that runs is ``model.onnx``.
 
     Raises:
         IntegrityError: the bytes are no model.
+        InvalidInputError: a model of another shape; `what` names it there.
     """
-    return RunningPolicy(line, runtime.load(files["model.onnx"]))
+    model = runtime.load(files["model.onnx"])
+    _check_ports(line, line.model.inputs, model.inputs, f"{what}: input")
+    _check_ports(line, line.model.outputs, model.outputs, f"{what}: output")
+    absent = sorted({p.name for p in line.model.outputs} - set(model.outputs))
+    strange = sorted(set(model.inputs) - {p.name for p in line.model.inputs})  # one that it lacks it does not need
+    if absent or strange:
+        raise InvalidInputError(
+            f"{what}: outputs that line {line.name} needs and it lacks: {', '.join(absent) or 'none'}; inputs that it "
+            f"needs and the line lacks: {', '.join(strange) or 'none'}. Train it on this line"
+        )
+    return RunningPolicy(line, model)
+
+
+def _check_ports(line: Line, ports: Sequence[Port], tensors: Mapping[str, Tensor], what: str) -> None:
+    for port in ports:
+        shape = port.shape if port.history == 1 else (port.history, *port.shape)
+        found = tensors.get(port.name, Tensor(port.dtype, shape))
+        fits = len(found.shape) == len(shape) and all(-1 in (a, b) or a == b for a, b in zip(found.shape, shape))
+        if found.dtype != port.dtype or not fits:
+            raise InvalidInputError(
+                f"{what} {port.name!r} is {found.dtype} {found.shape}, line {line.name} says {port.dtype} {shape}. "
+                "Train it on this line"
+            )
 
 
 def _fixed(port: Port) -> tuple[int, ...]:

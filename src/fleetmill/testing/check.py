@@ -8,7 +8,7 @@ it is a line.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from fleetmill.core.line import Array, Episode, Frame, Line, Message, Metrics, S
 from fleetmill.engines.runtime_onnx import OnnxRuntime
 from fleetmill.seams import recordings
 from fleetmill.seams.runtime import RunningPolicy, policies
+from fleetmill.testing.kit import Held, Notes
 
 _START_NS = 1_767_225_600_000_000_000
 _STEPS = 40  # instants that are lived per session
@@ -55,41 +56,6 @@ class _Context:
     def policy(self) -> RunningPolicy:
         """The trained model, fresh."""
         return policies(self.line, OnnxRuntime(), self.files)
-
-
-class _Held:
-    """Episodes as `core.line.Data`."""
-
-    def __init__(self, episodes: Sequence[Episode]) -> None:
-        self._episodes = episodes
-
-    def split(self, name: Literal["train", "validation"]) -> _Held:  # noqa: ARG002
-        return self
-
-    def column(self, feature: str) -> Array:
-        return np.concatenate([e.columns[feature] for e in self._episodes])
-
-    def bounds(self) -> Array:
-        return np.concatenate([[0], np.cumsum([len(e.times_ns) for e in self._episodes])]).astype(np.int64)
-
-    def episode(self, index: int) -> Episode:
-        return self._episodes[index]
-
-    def __len__(self) -> int:
-        return len(self._episodes)
-
-
-class _Tracker:
-    """Keeps nothing; a run is never stopped."""
-
-    def step(self, step: int, of: int, metrics: Metrics) -> None:
-        """Nothing."""
-
-    def save(self, step: int, state: bytes) -> None:
-        """Nothing."""
-
-    def saved(self) -> tuple[int, bytes] | None:
-        return None
 
 
 def _names(c: _Context) -> Breaches:
@@ -267,7 +233,7 @@ def _stretch(line: Line, moments: Sequence[Moment], index: int) -> Stretch:
 
 
 def _train(c: _Context, parent: Mapping[str, bytes] | None, settings: Mapping[str, Any]) -> Mapping[str, bytes]:
-    return c.line.train(TrainJob(data=_Held(c.episodes), parent=parent, seed=3, settings=settings), _Tracker())
+    return c.line.train(TrainJob(data=Held(c.episodes), parent=parent, seed=3, settings=settings), Notes())
 
 
 def _inputs(c: _Context) -> dict[str, Array]:

@@ -1,7 +1,8 @@
 """CarRacing-v3 as a world of this line: stock physics and tracks, our camera, an expert and a safety driver.
 
 Scenario ``default``: empty roads in the stock colours. Scenario ``field``: roadworks, that is random colours and an
-obstacle every 55 to 95 m. A drive is a function of (scenario, seed) and of the actions, in any process.
+obstacle every 55 to 95 m. Scenario ``rare``: the same with a fifth of the obstacles. A drive is a function of
+(scenario, seed) and of the actions, in any process.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _PHYSICS_STEPS = 4  # of 20 ms each
 _EDGE_M = 2000 / 6  # of the world. Source: gymnasium car_racing, PLAYFIELD
 _ROADWORKS = 0x726F6164  # its own stream of chance beside the track's
 _COLOURS = ((255, 140, 0), (255, 255, 255))
+_CLEAR_M = 55.0  # of the road after the start, and before it
+_GAPS_M = {"default": None, "field": (55.0, 95.0), "rare": (275.0, 475.0)}  # from obstacle to obstacle
 
 
 class _Simulator(CarRacing):
@@ -43,21 +46,22 @@ class DrivingWorld:
     """One drive. `core.line.World`."""
 
     def __init__(self, scenario: str, seed: int) -> None:
-        if scenario not in ("default", "field"):
-            raise InvalidInputError(f"scenario {scenario!r}: the driving world has 'default' and 'field'")
-        self._seed, self._roadworks = seed, scenario == "field"
+        if scenario not in _GAPS_M:
+            raise InvalidInputError(f"scenario {scenario!r}: the driving world has 'default', 'field' and 'rare'")
+        self._seed, self._gaps_m = seed, _GAPS_M[scenario]
         self._simulator: Any = None
 
     def begin(self) -> Step:
         """The first instant: at rest in the middle of the road, somewhere on the track."""
         self.close()
         chance = np.random.default_rng([_ROADWORKS, self._seed])
-        self._simulator = _Simulator(domain_randomize=self._roadworks)
+        self._simulator = _Simulator(domain_randomize=self._gaps_m is not None)
         self._simulator.reset(seed=self._seed)
         tiles = [(float(beta), float(x), float(y)) for _, beta, x, y in self._simulator.track]
         start = int(chance.integers(len(tiles)))
         self._put_car(tiles[start])
-        self._road = Road(tiles=tiles, obstacles=_obstacles(chance, len(tiles), start) if self._roadworks else ())
+        obstacles = _obstacles(chance, len(tiles), start, self._gaps_m) if self._gaps_m else ()
+        self._road = Road(tiles=tiles, obstacles=obstacles)
         self._camera = camera.Camera(_scenery(self._simulator, self._road))
         self._driver = drivers.SafetyDriver(road=self._road)
         self._at_m, self._time_ns, self._steer = start * TILE_M, 0, 0.0
@@ -116,13 +120,19 @@ class DrivingWorld:
         )
 
 
-def _obstacles(chance: np.random.Generator, tiles: int, start: int) -> list[Obstacle]:
-    """One every 55 to 95 m, 1.4 to 2.6 m left or right of the middle; none in the first 55 m."""
+def _obstacles(chance: np.random.Generator, tiles: int, start: int, gaps_m: tuple[float, float]) -> list[Obstacle]:
+    """One every so many metres, 1.4 to 2.6 m left or right of the middle; none in the first 55 m.
+
+    Where gaps are longer than that, the first begins at a random place behind the start: a short drive meets as many
+    as a long one, per metre.
+    """
     found: list[Obstacle] = []
     along_m, length_m = 0.0, tiles * TILE_M
+    if gaps_m[0] > _CLEAR_M:
+        along_m -= chance.uniform(0.0, gaps_m[0] - _CLEAR_M)
     while True:
-        along_m += chance.uniform(55.0, 95.0)
-        if along_m > length_m - 55.0:
+        along_m += chance.uniform(*gaps_m)
+        if along_m > length_m - _CLEAR_M:
             return found
         side_m = float(chance.uniform(1.4, 2.6) * chance.choice((-1.0, 1.0)))
         colour = _COLOURS[int(chance.integers(len(_COLOURS)))]
