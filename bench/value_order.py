@@ -280,7 +280,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         a, b = (c[side]["takeovers_per_km"] for side in ("value", "random"))
         out.append(
             f"{c['budget']:4.0%} {scenario:5s} generation {generation}, seeds {c['seeds']}: value {_shown(a)}, "
-            f"{c['against']} {_shown(b)}, ratio {_shown(c['ratio'])}; takeovers {c['takeovers']}; by seed {c['by_seed']}"
+            f"{c['against']} {_shown(b)}, ratio {_shown(c['ratio'])}; takeovers {c['takeovers']}; "
+            f"by seed {c['by_seed']}"
         )
     out += ["", "kept of recorded, KB per generation (cars that teach); share of frames that the triggers want; CPU-s"]
     for r in rows:

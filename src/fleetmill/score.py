@@ -63,11 +63,6 @@ def score(home: Home, line: Line, model: str, path: Path) -> Score:
     version = find_model(home, line, model)
     file = home.blobs.get(version.files["model.onnx"])
     policy = policies(line, home.runtime, {"model.onnx": file}, what=f"model {version.digest[:12]}")
-        line,
-        home.runtime,
-        {"model.onnx": home.blobs.get(version.files["model.onnx"])},
-        what=f"model {version.digest[:12]}",
-    )
     known = _Known(home, line)
     scored: list[tuple[SessionScore, list[Tally]]] = []
     for converted, episodes in _episodes(line, path):

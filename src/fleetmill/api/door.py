@@ -37,6 +37,7 @@ from fleetmill.core.plain import plain
 from fleetmill.home import Home
 from fleetmill.receive import inbox, parts, roll
 
+MOST_ENROLMENT_BYTES = 64 * 1024
 MOST_STATEMENT_BYTES = 64 * 1024**2
 _STATUS: tuple[tuple[type[FleetmillError], int], ...] = (
     (TrustError, 401),
@@ -75,86 +76,109 @@ class News:
         return self.version
 
 
-def make_app(home: Home, *, find: Callable[[str], Line] = lines.find) -> FastAPI:
-    """The ASGI application over an opened home; `find` gives a line by name."""
-    repository = home.settings.home / "repository"
-    gate = Gatekeeper(lambda name: roll.find(home.ledger, name))
-    news = News(repository / "timestamp.json")
+class Door:
+    """The routes over an opened home. Each checks who asks, then calls a verb."""
 
-    @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(news.watch())
-        yield
-        task.cancel()
+    def __init__(self, home: Home, find: Callable[[str], Line]) -> None:
+        self._home, self._find = home, find
+        self._repository = home.settings.home / "repository"
+        self._gate = Gatekeeper(lambda name: roll.find(home.ledger, name))
+        self.news = News(self._repository / "timestamp.json")
 
-    app = FastAPI(title="Fleetmill", lifespan=life, docs_url=None, redoc_url=None)
-    app.add_exception_handler(FleetmillError, _problem)
-
-    @app.get("/health")
-    def health() -> dict[str, Any]:
-        seq, digest = home.ledger.head()
+    def health(self) -> dict[str, Any]:
+        """Is it alive, and how long is the ledger."""
+        seq, digest = self._home.ledger.head()
         return {"status": "ok", "facts": seq, "head": digest}
 
-    @app.post("/v1/enrol", status_code=201)
-    async def enrol(request: Request) -> JSONResponse:
-        asked = canonical.loads(await _body(request, 64 * 1024))
-        return await to_thread.run_sync(_enrol, home, asked)
+    async def enrol(self, request: Request) -> JSONResponse:
+        """A device comes with its token and its public key."""
+        asked = canonical.loads(await _body(request, MOST_ENROLMENT_BYTES))
+        return await to_thread.run_sync(_enrol, self._home, asked)
 
-    @app.put("/v1/recordings/{digest}", status_code=201)
-    async def recording(request: Request, digest: str) -> JSONResponse:
-        device, signed = gate.device(request)
+    async def put_recording(self, request: Request, digest: str) -> JSONResponse:
+        """A recording arrives; the answer names its digest only when it is durable here."""
+        device, signed = self._gate.device(request)
         if signed != checked_digest(digest):
             raise IntegrityError(f"recording {digest[:12]}: the signed digest is {signed[:12]}")
-        size = await to_thread.run_sync(
-            lambda: parts.take(home.ledger, home.blobs, device, digest, _chunks(request, parts.MOST_BYTES))
-        )
+        chunks = _chunks(request, parts.MOST_BYTES)
+        size = await to_thread.run_sync(lambda: parts.take(self._home.ledger, self._home.blobs, device, digest, chunks))
         return JSONResponse({"digest": digest, "bytes": size}, 201)
 
-    @app.get("/v1/journal")
-    def journal(request: Request) -> dict[str, int]:
-        device, _ = gate.device(request)
-        known = home.books.journal(device.number)
+    def journal(self, request: Request) -> dict[str, int]:
+        """The last journal entry of the asking device that the books hold; -1: none."""
+        device, _ = self._gate.device(request)
+        known = self._home.books.journal(device.number)
         return {"entry": known.entry if known else -1}
 
-    @app.post("/v1/journal", status_code=201)
-    async def post_journal(request: Request) -> JSONResponse:
-        device, body = await _statement(request, gate)
+    async def post_journal(self, request: Request) -> JSONResponse:
+        """A signed journal segment."""
+        device, body = await _statement(request, self._gate)
+        home = self._home
         entry = await to_thread.run_sync(lambda: inbox.take_journal(home.ledger, home.books, device, body))
         return JSONResponse({"entry": entry}, 201)
 
-    @app.post("/v1/sessions", status_code=201)
-    async def post_session(request: Request) -> JSONResponse:
-        device, body = await _statement(request, gate)
-        line = find(device.line)
+    async def post_session(self, request: Request) -> JSONResponse:
+        """A signed manifest closes a session."""
+        device, body = await _statement(request, self._gate)
+        home, line = self._home, self._find(device.line)
         session = await to_thread.run_sync(
             lambda: inbox.take_manifest(home.ledger, home.books, home.blobs, device, line, body)
         )
         return JSONResponse({"session": session.key}, 201)
 
-    @app.post("/v1/reports", status_code=201)
-    async def post_report(request: Request) -> JSONResponse:
-        device, body = await _statement(request, gate)
-        report = await to_thread.run_sync(lambda: inbox.take_report(home.ledger, device, body))
+    async def post_report(self, request: Request) -> JSONResponse:
+        """A signed report: what became of a release on the device."""
+        device, body = await _statement(request, self._gate)
+        report = await to_thread.run_sync(lambda: inbox.take_report(self._home.ledger, device, body))
         return JSONResponse({"state": report.state}, 201)
 
-    @app.get("/v1/wait")
-    async def wait(request: Request, timestamp: int = 0) -> dict[str, int]:
-        gate.device(request)
-        return {"timestamp": await news.after(timestamp, home.settings.poll_seconds)}
+    async def wait(self, request: Request, timestamp: int = 0) -> dict[str, int]:
+        """Answered when the signed timestamp is newer than `timestamp`, or after the home's poll seconds."""
+        self._gate.device(request)
+        return {"timestamp": await self.news.after(timestamp, self._home.settings.poll_seconds)}
 
-    @app.get("/v1/repository/metadata/{name}")
-    def metadata(request: Request, name: str) -> Response:
-        gate.device(request)
-        path = repository / name
+    def metadata(self, request: Request, name: str) -> Response:
+        """A file of the signed repository."""
+        self._gate.device(request)
+        path = self._repository / name
         if "/" in name or not name.endswith(".json") or not path.is_file():
             raise NotFoundError(f"no metadata {name}")
         return FileResponse(path, media_type="application/json")
 
-    @app.get("/v1/repository/targets/{kind}/{digest}/{name}")
-    def target(request: Request, kind: str, digest: str, name: str) -> Response:  # noqa: ARG001
-        gate.device(request)
-        return FileResponse(home.blobs.path(digest), media_type="application/octet-stream")
+    def target(self, request: Request, kind: str, digest: str, name: str) -> Response:  # noqa: ARG002
+        """The bytes of a signed target; the device checks them against the signature, not against us."""
+        self._gate.device(request)
+        return FileResponse(self._home.blobs.path(digest), media_type="application/octet-stream")
 
+
+_ROUTES: tuple[tuple[str, str, str], ...] = (
+    ("GET", "/health", "health"),
+    ("POST", "/v1/enrol", "enrol"),
+    ("PUT", "/v1/recordings/{digest}", "put_recording"),
+    ("GET", "/v1/journal", "journal"),
+    ("POST", "/v1/journal", "post_journal"),
+    ("POST", "/v1/sessions", "post_session"),
+    ("POST", "/v1/reports", "post_report"),
+    ("GET", "/v1/wait", "wait"),
+    ("GET", "/v1/repository/metadata/{name}", "metadata"),
+    ("GET", "/v1/repository/targets/{kind}/{digest}/{name}", "target"),
+)
+
+
+def make_app(home: Home, *, find: Callable[[str], Line] = lines.find) -> FastAPI:
+    """The ASGI application over an opened home; `find` gives a line by name."""
+    door = Door(home, find)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(door.news.watch())
+        yield
+        task.cancel()
+
+    app = FastAPI(title="Fleetmill", lifespan=life, docs_url=None, redoc_url=None)
+    app.add_exception_handler(FleetmillError, _problem)
+    for method, path, name in _ROUTES:
+        app.add_api_route(path, getattr(door, name), methods=[method], status_code=200 if method == "GET" else 201)
     return app
 
 
