@@ -18,13 +18,13 @@ BIN  := $(VENV)/bin
 # A small process of a fleet gains nothing from many threads, and equal bytes need one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check prove clean lint types architecture docs unit all-tests
+.PHONY: demo test check prove clean lint types wheels architecture docs
 
 demo: $(VENV)/.demo
 	$(BIN)/fleetmill demo $(DEMO_ARGS)
 
 test: $(VENV)/.test
-	$(MAKE) --no-print-directory lint types
+	$(MAKE) --no-print-directory lint types wheels
 	$(BIN)/pytest -n $(JOBS)
 
 check: $(VENV)/.test
@@ -45,8 +45,11 @@ docs: $(VENV)/.test
 	$(BIN)/python scripts/make_docs.py
 	$(BIN)/pytest tests/docs
 
+# Does the device's install resolve from wheels alone, for each Python and machine? 4: no index answers.
+wheels: $(VENV)/.test
+	$(BIN)/python scripts/check_device_wheels.py || [ $$? -eq 4 ]
+
 prove: $(VENV)/.test
-	$(BIN)/python scripts/check_device_wheels.py
 	@if [ -f scripts/prove.py ]; then $(BIN)/python scripts/prove.py; \
 	else echo "prove: scripts/prove.py is missing: it will run the measured claims of README.md"; exit 1; fi
 

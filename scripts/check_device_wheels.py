@@ -24,6 +24,7 @@ MACHINES = ("x86_64", "aarch64")
 # pip takes the tags as given, so the older ones, which a newer system runs too, are named as well.
 # JetPack 6 is Ubuntu 22.04 with glibc 2.35.
 GLIBC = (35, 34, 31, 28, 27, 26, 24, 17, 12, 5)
+OFFLINE = "No package index answers: whether the device's wheels resolve was not checked."
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
@@ -34,14 +35,15 @@ def main() -> int:
     for machine in MACHINES:
         for python in PYTHONS:
             names, words = resolve(wanted(project["dependencies"], python), python, machine)
+            if words == OFFLINE:
+                print(words)
+                return 4
             if names is None:
                 failed.append(words)
                 print(f"Python {python} {machine}: NOT RESOLVED: {words}")
                 continue
             heavy = ", ".join(sorted(n for n in names if n.split()[0] in ("numpy", "onnxruntime")))
             print(f"Python {python} {machine}: {len(names)} wheels, {heavy}")
-    if failed and all("Temporary failure" in f or "ConnectionError" in f for f in failed):
-        return 4
     return 1 if failed else 0
 
 
@@ -63,9 +65,21 @@ def resolve(requirements: list[str], python: str, machine: str) -> tuple[list[st
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *(sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--report", "-"),
-            *("--only-binary=:all:", "--target", folder, "--python-version", python, *platforms, *requirements),
+            *(
+                "--retries",
+                "1",
+                "--only-binary=:all:",
+                "--target",
+                folder,
+                "--python-version",
+                python,
+                *platforms,
+                *requirements,
+            ),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0 and re.search(r"connection broken by|Could not fetch URL", done.stderr):
+        return None, OFFLINE
     if done.returncode != 0:
         return None, " ".join(done.stderr.strip().splitlines()[-1:])
     installed: list[dict[str, Any]] = json.loads(done.stdout[done.stdout.index("{") :])["install"]

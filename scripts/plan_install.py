@@ -45,9 +45,9 @@ def main() -> int:
         print(f"CUDA libraries are among what PyTorch asks for: {len(heavy)} packages.")
     if index:
         print(f"This machine has no NVIDIA device: taking PyTorch's CPU build from {index} instead. CUDA=1 keeps CUDA.")
-        lighter = dry_run([*what, "--extra-index-url", index])
+        lighter = dry_run([*what, "--extra-index-url", index]) if answers(index) else None
         if lighter is None or cuda_names(lighter):
-            print(f"{index} gave no CPU build. Going on with CUDA.")
+            print(f"{index} gives no CPU build here. Going on with CUDA; TORCH_INDEX may name another index.")
         else:
             packages, flags = lighter, ["--extra-index-url", index]
     print(summary(packages))
@@ -78,6 +78,17 @@ def cpu_index(heavy: list[str], environment: Mapping[str, str], *, has_nvidia: b
     return environment.get("TORCH_INDEX", "").strip()
 
 
+def answers(index: str) -> bool:
+    """Whether anything answers there; asked first, since pip would ask many times for each package."""
+    try:
+        with _open(index):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (urllib.error.URLError, TimeoutError, ValueError):
+        return False
+
+
 def has_nvidia() -> bool:
     """Whether this machine has an NVIDIA device, or at least its tool."""
     return Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
@@ -105,12 +116,16 @@ def size(url: str) -> int | None:
         return path.stat().st_size if path.is_file() else None
     if parts.scheme != "https":
         return None
-    context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT"))
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=20, context=context) as answer:
+        with _open(url) as answer:
             return int(answer.headers["Content-Length"])
     except (urllib.error.URLError, TimeoutError, TypeError, ValueError):
         return None
+
+
+def _open(url: str) -> Any:
+    context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT"))
+    return urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=20, context=context)
 
 
 if __name__ == "__main__":

@@ -57,3 +57,7 @@ def test_the_plan_says_how_many_packages_and_megabytes(plan: ModuleType, tmp_pat
 
 def test_a_size_that_nobody_tells_is_said_to_be_unknown(plan: ModuleType) -> None:
     assert "(1 of unknown size)" in plan.summary([package("odd", "ftp://example.org/x.whl")])
+
+
+def test_an_index_that_does_not_answer_is_not_asked_again_for_each_package(plan: ModuleType) -> None:
+    assert not plan.answers("http://127.0.0.1:9/cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 
 from fleetmill import loop
 from fleetmill.api.door import make_app
+from fleetmill.core.errors import InvalidInputError, UnavailableError
 from fleetmill.core.ids import sha256
 from fleetmill.device.agent import open_agent
 from fleetmill.device.enrolment import Token, enrol, read_token
@@ -30,12 +32,14 @@ class Fleet:
 
     def __init__(self, home, client, folder):
         self.home, self.client, self.folder = home, client, folder
-        self.said = []
+        self.said, self.tokens = [], {}
 
     def enrol(self, *names):
         root = sha256(self.home.repository.root())
         for name in names:
-            token = Token(name=name, secret=roll.invite(self.home.ledger, name, line="tiny"), root_sha256=root)
+            self.tokens[name] = token = Token(
+                name=name, secret=roll.invite(self.home.ledger, name, line="tiny"), root_sha256=root
+            )
             enrol(
                 self.folder / name,
                 read_token(token.text()),
@@ -119,6 +123,21 @@ def test_a_device_that_is_asked_twice_lives_once(fleet):
     assert len(inbox.sessions(fleet.home.ledger, "tiny")) == 3
 
 
+def test_a_token_lets_one_key_in_and_a_device_serves_the_line_of_its_enrolment(fleet):
+    token = fleet.tokens["d0"]
+
+    with pytest.raises(InvalidInputError, match="is enrolled with another key. Enrol under another name"):
+        enrol(fleet.folder / "thief", token, factory="http://factory", hardware="cpu", client=fleet.client)
+    wrong = replace(token, secret="0" * 32)
+    with pytest.raises(InvalidInputError, match="the token's secret is wrong. Use the one that `device enrol` printed"):
+        enrol(fleet.folder / "guess", wrong, factory="http://factory", hardware="cpu", client=fleet.client)
+    with (
+        pytest.raises(InvalidInputError, match="is enrolled for line tiny, not other"),
+        open_agent(fleet.folder / "d0", replace(tiny_line, name="other"), client=fleet.client),
+    ):
+        pass
+
+
 class Killed(BaseException):
     """Stands for kill -9."""
 
@@ -154,6 +173,28 @@ def test_a_device_killed_while_it_lives_loses_at_most_a_tail_and_the_books_balan
     assert rows["lived", ""] == -(at + 1) * 100_000_000
     assert fleet.home.books.faults() == []
     assert loop.turn(fleet.home, tiny_line).verdict.reasons
+
+
+@pytest.mark.parametrize("size", [500, 2_000, 4_000, 6_000, 9_000])
+@pytest.mark.parametrize("restarts", [False, True], ids=["goes on", "restarts"])
+def test_a_device_whose_disk_is_full_loses_what_it_says_it_lost_and_goes_on(fleet, size, restarts):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with fleet.device("d0") as agent:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))  # no file of this process gets longer
+        try:
+            with suppress(UnavailableError, OSError):
+                agent.once()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        if not restarts:
+            agent.once()
+    fleet.everyone_once()
+
+    lived = {j.device: j.lived_ns for j in fleet.home.books.journals()}
+    assert sorted(lived) == [0, 1, 2]
+    assert 0 < lived[0] <= 3_100_000_000
+    assert fleet.home.books.faults() == fleet.home.books.verify() == []
+    assert len(inbox.sessions(fleet.home.ledger, "tiny")) == 3
 
 
 def test_a_device_killed_after_any_request_hands_over_everything_once(fleet):

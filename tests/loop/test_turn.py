@@ -96,6 +96,28 @@ def test_a_turn_without_news_does_nothing(home, tmp_path):
     assert facts(home) == before
 
 
+def test_a_session_that_is_held_out_alone_begins_no_turn(home, tmp_path):
+    for name in ("d0", "d1", "d2"):
+        roll.ensure_imported(home.ledger, name, line="tiny")
+    bring(home, tmp_path / "in", [2])  # the first of device 2: held out
+    assert (loop.turn(home, tiny_line), loop.waiting_for(home, tiny_line)) == (None, 1)
+
+    bring(home, tmp_path / "in", [0])
+
+    assert loop.turn(home, tiny_line).number == 0
+
+
+def test_a_first_session_alone_proves_nothing_and_the_loop_goes_on(home, tmp_path):
+    bring(home, tmp_path / "in", [0])
+    replayed = replace(tiny_line, world=None)
+
+    turned = loop.turn(home, replayed)
+    bring(home, tmp_path / "in", range(1, 8))
+
+    assert (turned.verdict.decision, turned.verdict.pairs, turned.release) == ("not_enough_evidence", 0, None)
+    assert loop.turn(home, replayed).verdict.pairs > 0
+
+
 def test_importing_the_same_files_again_changes_nothing(home, tmp_path):
     bring(home, tmp_path / "in", range(3))
     before = facts(home)
