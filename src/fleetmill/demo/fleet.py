@@ -71,9 +71,9 @@ class Processes:
         Raises:
             EngineError: it ended instead; its last words are in the message.
         """
-        log = (self._folder / "factory.log").open("a")
         command = [*_fleetmill(), "up", "--home", str(plan.home), "--port", str(port)]
-        self.factory = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
+        with (self._folder / "factory.log").open("a") as log:
+            self.factory = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
         line = self.factory.stdout.readline() if self.factory.stdout else ""
         if not line.startswith("factory "):
             raise EngineError(f"the factory did not start: {(self._folder / 'factory.log').read_text()[-500:]}")

@@ -47,6 +47,8 @@ def look(
     seed: int,
 ) -> Look:
     """Ask every check that can be asked of `candidate` against `other` (the champion, or the line's baseline)."""
+    if not candidate.all:
+        return Look(accepted=False, reasons=())
     asked = [c for c in checks if c.against in (against, "limit") and (c.first or against == "champion")]
     found = {r.metric: r for r in _ratios(asked, candidate, other, metrics, seed=seed)}
     trials = f"{candidate.digest[:32]}{other.digest[:32]}"
@@ -77,7 +79,7 @@ def _ratios(
         return metrics([tally for trial in trials for tally in trial])
 
     names = sorted({c.metric for c in checks})
-    return ratios(names, candidate.all, other.all, pool, seed=seed) if names and candidate.all else []
+    return ratios(names, candidate.all, other.all, pool, seed=seed) if names else []
 
 
 def _reason(check: Check, r: Ratio, trials: str) -> Reason:
