@@ -7,7 +7,7 @@ selection differs. Generation 0 learns from the expert on empty roads; three mor
 at most the budget is kept: `value` keeps what the device would keep (`core.trigger`, the line's triggers); `frames`
 keeps as many bytes in single frames drawn at random, the same number from each car; `stretches` keeps stretches as long
 as those that `value` kept in that generation, at random places of all cars. All frames have the same size. Only cars
-that teach are lived (7 or 8 of 12): the product's held-out and validation sessions would change nothing here.
+that teach are lived (8 of 12, then 7): the product's held-out and validation sessions would change nothing here.
 
 Models are scored on worlds of their own, the same for all arms of a training seed. A ratio is value/random of pooled
 takeovers per km of model driving, 95 %, paired bootstrap over (training seed, world). `--add` pools in what earlier

@@ -126,10 +126,10 @@ def test_a_device_that_is_asked_twice_lives_once(fleet):
 def test_a_token_lets_one_key_in_and_a_device_serves_the_line_of_its_enrolment(fleet):
     token = fleet.tokens["d0"]
 
-    with pytest.raises(InvalidInputError, match="is enrolled with another key. Enrol under another name"):
+    with pytest.raises(InvalidInputError, match="is enrolled with another key"):
         enrol(fleet.folder / "thief", token, factory="http://factory", hardware="cpu", client=fleet.client)
     wrong = replace(token, secret="0" * 32)
-    with pytest.raises(InvalidInputError, match="the token's secret is wrong. Use the one that `device enrol` printed"):
+    with pytest.raises(InvalidInputError, match="the token's secret is wrong"):
         enrol(fleet.folder / "guess", wrong, factory="http://factory", hardware="cpu", client=fleet.client)
     with (
         pytest.raises(InvalidInputError, match="is enrolled for line tiny, not other"),
