@@ -92,11 +92,15 @@ class Town:
         log = self.plan.folder / "devices" / name / "simulator.log"
         return log.read_text().count("\n") if log.exists() else 0
 
+    def last_words(self):
+        """The end of every log."""
+        return {str(path): path.read_text()[-300:] for path in sorted(self.plan.folder.rglob("*.log"))}
+
     def wait_for(self, condition, what):
         """Until `condition`, while every process lives."""
 
         def watched():
-            assert self.processes.ended() == [], "see the logs"
+            assert self.processes.ended() == [], self.last_words()
             return condition()
 
         until(watched, what, pause=0.3)

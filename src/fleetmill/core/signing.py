@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fleetmill.core.errors import InvalidInputError
 
 LABEL = "fleet"
 COVERED = ("@method", "@path", "@query", "content-digest")
 FRESH_SECONDS = 300
-_INPUT = re.compile(
-    rf'{LABEL}=\("@method" "@path" "@query" "content-digest"\)'
-    r';created=(?P<created>\d{1,12});nonce="(?P<nonce>[0-9a-f]{32})";keyid="(?P<key>[^"\\]{1,80})";alg="ed25519"'
-)
+_PARAM = r';[a-z]+=(?:\d{1,12}|"[^";\\]{1,80}")'
+_INPUT = re.compile(rf'{LABEL}=(\("@method" "@path" "@query" "content-digest"\)((?:{_PARAM}){{4}}))')
+_KNOWN = {
+    "created": re.compile(r"\d{1,12}"),
+    "nonce": re.compile(r'"[0-9a-f]{32}"'),
+    "keyid": re.compile(r'"[^";\\]{1,80}"'),
+    "alg": re.compile(r'"ed25519"'),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,9 +32,12 @@ class Params:
     created: int  # seconds since 1970
     nonce: str
     key: str  # the device's name
+    written: str = field(default="", compare=False)  # as the signer wrote it: parameters may come in any order
 
     def text(self) -> str:
         """The inner list as it stands in Signature-Input."""
+        if self.written:
+            return self.written
         covered = " ".join(f'"{name}"' for name in COVERED)
         return f'({covered});created={self.created};nonce="{self.nonce}";keyid="{self.key}";alg="ed25519"'
 
@@ -71,10 +78,11 @@ def read_params(signature_input: str) -> Params:
         InvalidInputError: it does not cover what must be covered, or is malformed.
     """
     match = _INPUT.fullmatch(signature_input.strip())
-    if match is None:
+    found = dict(p.split("=", 1) for p in match[2].split(";")[1:]) if match else {}
+    if match is None or not all(rule.fullmatch(found.get(name, "")) for name, rule in _KNOWN.items()):
         covered = " ".join(f'"{name}"' for name in COVERED)
         raise InvalidInputError(f'Signature-Input: must be {LABEL}=({covered});created;nonce;keyid;alg="ed25519"')
-    return Params(created=int(match["created"]), nonce=match["nonce"], key=match["key"])
+    return Params(created=int(found["created"]), nonce=found["nonce"][1:-1], key=found["keyid"][1:-1], written=match[1])
 
 
 def signature_field(signature: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fleetmill.core import canonical
@@ -22,6 +23,14 @@ from fleetmill.seams.ledger import Draft, Ledger
 from fleetmill.seams.signatures import read_statement
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Segment:
+    """What a device signs about its journal."""
+
+    totals: Totals
+    entries: tuple[Entry, ...]
+
+
 def take_journal(ledger: Ledger, books: Books, device: Device, statement: bytes) -> int:
     """Post a signed journal segment; the number of the last entry that the books hold now.
 
@@ -30,11 +39,12 @@ def take_journal(ledger: Ledger, books: Books, device: Device, statement: bytes)
     Raises:
         ConflictError: a gap; says which entry is expected.
         IntegrityError: the chain or the signed totals do not agree with the entries.
+        InvalidInputError: no journal segment, or a posting that is not the device's to make.
         TrustError: not signed by the device.
     """
     signed, signature = read_statement(device.public_key, statement, what=f"journal of {device.name}")
-    entries = [Entry(entry=e["entry"], prev=e["prev"], kind=e["kind"], record=e["record"]) for e in signed["entries"]]
-    totals = build(Totals, signed["totals"], f"totals of {device.name}")
+    segment = build(_Segment, signed, f"journal of {device.name}")
+    entries, totals = segment.entries, segment.totals
     known = books.journal(device.number)
     expected = known.entry + 1 if known else 0
     new = [e for e in entries if e.entry >= expected]

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mcap.reader import McapReader, make_reader
+from mcap.records import Channel, Metadata, Schema, Statistics
+from mcap.records import Message as Stored
+from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, IndexType, Writer
 
 from fleetmill.core import canonical, wire
@@ -39,7 +41,13 @@ def write_recording(info: RecordingInfo, features: Iterable[Feature], messages: 
     """The bytes of a sealed recording; messages must come in log order."""
     by_name = {f.name: f for f in features}
     buffer = io.BytesIO()
-    writer = Writer(buffer, chunk_size=CHUNK_BYTES, compression=CompressionType.ZSTD, index_types=IndexType.ALL)
+    writer = Writer(
+        buffer,
+        chunk_size=CHUNK_BYTES,
+        compression=CompressionType.ZSTD,
+        index_types=IndexType.ALL,
+        enable_data_crcs=True,
+    )
     writer.start(profile=wire.PROFILE, library=_LIBRARY)
     channels: dict[tuple[str, str], int] = {}
     schemas: dict[str, int] = {}
@@ -76,10 +84,8 @@ def read_info(data: bytes, where: str) -> RecordingInfo | None:
         TooNewError: written by a newer version.
     """
     with _translated(where):
-        for record in _reader(data, where).iter_metadata():
-            if record.name == _METADATA:
-                return _info(record.metadata, where)
-    return None
+        held = [r for r in _records(data, where, chunks=False) if isinstance(r, Metadata) and r.name == _METADATA]
+    return _info(held[0].metadata, where) if held else None
 
 
 def read_messages(data: bytes, where: str) -> Iterator[Message]:
@@ -90,7 +96,7 @@ def read_messages(data: bytes, where: str) -> Iterator[Message]:
         InvalidInputError: no MCAP file at all.
     """
     with _translated(where):
-        for schema, channel, message in _reader(data, where).iter_messages():
+        for schema, channel, message in sorted(_messages(data, where), key=lambda found: found[2].log_time):
             if schema is None or schema.name not in wire.KINDS or channel.message_encoding != wire.ENCODING:
                 continue
             yield Message(
@@ -110,7 +116,7 @@ def count(data: bytes, where: str) -> tuple[int, int]:
     """
     size = number = 0
     with _translated(where):
-        for _, _, message in _reader(data, where).iter_messages(log_time_order=False):
+        for _, _, message in _messages(data, where):
             size, number = size + len(message.data), number + 1
     return size, number
 
@@ -126,11 +132,36 @@ def encode(feature: Feature, message: Message) -> Encoded:
     )
 
 
-def _reader(data: bytes, where: str) -> McapReader:
+def _messages(data: bytes, where: str) -> list[tuple[Schema | None, Channel, Stored]]:
+    """Every message, as it stands in the file."""
+    schemas: dict[int, Schema] = {}
+    channels: dict[int, Channel] = {}
+    found: list[tuple[Schema | None, Channel, Stored]] = []
+    said: int | None = None
+    for record in _records(data, where):
+        if isinstance(record, Schema):
+            schemas[record.id] = record
+        elif isinstance(record, Channel):
+            channels[record.id] = record
+        elif isinstance(record, Stored):
+            channel = channels[record.channel_id]
+            found.append((schemas.get(channel.schema_id), channel, record))
+        elif isinstance(record, Statistics):
+            said = record.message_count
+    if said is not None and said != len(found):
+        raise IntegrityError(f"{where}: says that it holds {said} messages, {len(found)} are found. Copy it again")
+    return found
+
+
+def _records(data: bytes, where: str, *, chunks: bool = True) -> Iterator[object]:
+    """Every record from beginning to end, every checksum verified; what is in chunks only if asked.
+
+    Never through the index: a damaged one would lose messages without a word.
+    """
     beginning = data[: len(_MAGIC)]
     if not _MAGIC.startswith(beginning):  # a beginning of it alone is a file that was cut off
         raise InvalidInputError(f"{where}: is no MCAP file, it begins with {beginning!r}. Give another file")
-    return make_reader(io.BytesIO(data), validate_crcs=True)
+    yield from StreamReader(io.BytesIO(data), emit_chunks=not chunks, validate_crcs=True).records
 
 
 def _channel_metadata(feature: Feature | None) -> dict[str, str]:

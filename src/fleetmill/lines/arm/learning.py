@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fleetmill.core.errors import InvalidInputError
-from fleetmill.core.line import Array, Data, ModelSpec, Tracker, TrainJob
+from fleetmill.core.line import Data, ModelSpec, Tracker, TrainJob
 from fleetmill.engines.export_onnx import export
 from fleetmill.lines.arm.expert import FINGERS, GOAL, GRIP, THING
 from fleetmill.lines.fit import Plan, fit, steady, take_over, weights
@@ -75,7 +75,7 @@ def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, byte
 
 
 def _teach(net: ArmNet, job: TrainJob, plan: Plan, tracker: Tracker) -> None:
-    rows = _rows(job.data.split("train"))
+    rows = _rows(job.data.split("train"), str(job.settings.get("labels", "oracle")))
     if job.parent is None:  # a child keeps its parent's scale: its weights mean nothing on another one
         seen = geometry(rows.state)
         net.mean.copy_(seen.mean(dim=0))
@@ -89,20 +89,24 @@ def _teach(net: ArmNet, job: TrainJob, plan: Plan, tracker: Tracker) -> None:
     fit(net, loss, plan, job, tracker, rows.sources)
 
 
-def _rows(data: Data) -> Rows:
+def _rows(data: Data, labels: str) -> Rows:
+    """Rows to learn from. ``oracle``: all, relabelled by the expert; ``driver``: only those where a person moved."""
+    if labels not in ("oracle", "driver"):
+        raise InvalidInputError(f"labels = {labels!r}: must be 'oracle' or 'driver'")
     if not len(data):
         raise InvalidInputError("arm: no attempt to learn from; record some with the expert first")
     state, right, done, taken = (np.array(data.column(n), np.float32) for n in ("state", _LABEL, "move", "takeover"))
-    sources = _sources(taken=taken, done=done, right=right)
-    return Rows(state=torch.from_numpy(state), right=torch.from_numpy(right), sources=sources)
-
-
-def _sources(*, taken: Array, done: Array, right: Array) -> dict[str, float]:
-    """Label rows by who said what was right: the operator's own moves, demonstrations, or the oracle afterwards."""
     operator = taken > 0.5
     shown = ~operator & (done == right).all(axis=1)
-    return {
-        "rows.operator": float(operator.sum()),
-        "rows.demonstration": float(shown.sum()),
-        "rows.oracle": float((~operator & ~shown).sum()),
-    }
+    usable = operator | shown if labels == "driver" else np.ones(len(state), bool)
+    if not usable.any():
+        raise InvalidInputError(f"labels = {labels!r}: none of {len(state)} rows has one")
+    return Rows(
+        state=torch.from_numpy(state[usable]),
+        right=torch.from_numpy((done if labels == "driver" else right)[usable]),
+        sources={
+            "rows.operator": float(operator.sum()),
+            "rows.demonstration": float(shown.sum()),
+            "rows.oracle": float((usable & ~operator & ~shown).sum()),
+        },
+    )

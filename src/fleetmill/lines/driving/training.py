@@ -24,7 +24,7 @@ _WRONG = 0.5  # of the steering range: from here on a row has all of its extra w
 class Lesson:
     """Settings of one training, named as in `TrainJob.settings`; there `steps` stands for both numbers of steps."""
 
-    labels: str = "oracle"  # "oracle": every row, the expert's label. "driver": what the safety driver did
+    labels: str = "oracle"  # "oracle": every row, the expert's label. "driver": what a person did who drove
     steps_first: int = 450
     steps_next: int = 300
     lr: float = 3e-3
@@ -82,11 +82,12 @@ def _batch(rows: Rows, size: int, chance: torch.Generator) -> tuple[torch.Tensor
 
 
 def _rows(data: Data, lesson: Lesson) -> Rows:
-    held = np.asarray(data.column("takeover")) > 0.5
+    driven = np.asarray(data.column("takeover")) > 0.5
+    driven |= np.isnan(data.column("model.steer"))  # before there was a model, a person drove all the time
     source = data.column("label.steer" if lesson.labels == "oracle" else "steer")
-    usable = np.isfinite(source) if lesson.labels == "oracle" else held & np.isfinite(source)
+    usable = np.isfinite(source) if lesson.labels == "oracle" else driven & np.isfinite(source)
     if not usable.any():
-        raise InvalidInputError(f"labels = {lesson.labels!r}: none of {len(held)} rows has one")
+        raise InvalidInputError(f"labels = {lesson.labels!r}: none of {len(driven)} rows has one")
     return Rows(
         camera=_tensor(data.column("camera"), usable, np.uint8),
         speed=_tensor(data.column("speed"), usable, np.float32),
