@@ -33,7 +33,7 @@ CIRCLE = Road(
 CONE = Obstacle(along_m=200.0, side_m=2.0, colour=(255, 255, 255))
 
 
-def some_rows(count: int = 40, held: Sequence[int] = ()) -> Rows:
+def some_rows(count: int = 40, held: Sequence[int] = (), proposed: float = np.nan) -> Rows:
     chance = np.random.default_rng(1)
     takeover = np.zeros(count, dtype=np.float32)
     takeover[list(held)] = 1
@@ -44,7 +44,7 @@ def some_rows(count: int = 40, held: Sequence[int] = ()) -> Rows:
             "speed": np.full(count, 18, dtype=np.float32),
             "steer": steer,
             "label.steer": steer,
-            "model.steer": np.full(count, np.nan, dtype=np.float32),
+            "model.steer": np.full(count, proposed, dtype=np.float32),
             "takeover": takeover,
         }
     )
@@ -343,10 +343,16 @@ def distance(one: Mapping[str, bytes], other: Mapping[str, bytes]) -> float:
 
 def test_the_driver_labels_only_where_he_steered() -> None:
     notes = Notes()
-    line.train(job(some_rows(held=[3, 4, 5]), steps_first=1, labels="driver"), notes)
+    line.train(job(some_rows(held=[3, 4, 5], proposed=0.1), steps_first=1, labels="driver"), notes)
     assert notes.metrics[-1]["rows.driver"] == 3
     with pytest.raises(InvalidInputError, match="none of 40 rows"):
-        line.train(job(some_rows(), steps_first=1, labels="driver"), Notes())
+        line.train(job(some_rows(proposed=0.1), steps_first=1, labels="driver"), Notes())
+
+
+def test_before_there_was_a_model_a_person_drove_all_the_time() -> None:
+    notes = Notes()
+    line.train(job(some_rows(), steps_first=1, labels="driver"), notes)
+    assert notes.metrics[-1]["rows.driver"] == 40
 
 
 @pytest.mark.parametrize("settings", [{"labels": "crowd"}, {"steps": -1}, {"lr": 0.0}, {"batch": 1}])

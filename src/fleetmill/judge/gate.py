@@ -10,10 +10,11 @@ Error rates of this rule, simulated on recorded tracks (docs/gate.md): 7 % false
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
+from fleetmill.core.errors import LineError
 from fleetmill.core.evidence import Ratio, ratios
 from fleetmill.core.line import Check, Metrics, Tally
 from fleetmill.core.verdict import Decision, Reason
@@ -27,6 +28,19 @@ class Side:
 
     all: Sequence[Sequence[Tally]]
     digest: str
+    slices: Mapping[str, Sequence[Sequence[Tally]]] = field(default_factory=dict)
+
+    def of(self, name: str | None) -> Sequence[Sequence[Tally]]:
+        """The trials of a slice, or all.
+
+        Raises:
+            LineError: no recorded episode that is held out belongs to the slice.
+        """
+        if name is None:
+            return self.all
+        if name not in self.slices:
+            raise LineError(f"check on slice {name!r}: no recorded episode that is held out belongs to it")
+        return self.slices[name]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,9 +64,13 @@ def look(
     if not candidate.all:
         return Look(accepted=False, reasons=())
     asked = [c for c in checks if c.against in (against, "limit") and (c.first or against == "champion")]
-    found = {r.metric: r for r in _ratios(asked, candidate, other, metrics, seed=seed)}
+    found = {
+        (name, r.metric): r
+        for name in {c.slice for c in asked}
+        for r in _ratios([c for c in asked if c.slice == name], candidate.of(name), other.of(name), metrics, seed=seed)
+    }
     trials = f"{candidate.digest[:32]}{other.digest[:32]}"
-    reasons = tuple(_reason(check, found[check.metric], trials) for check in asked)
+    reasons = tuple(_reason(check, found[check.slice, check.metric], trials) for check in asked)
     enough = len(candidate.all) >= LEAST_PAIRS
     return Look(accepted=enough and bool(reasons) and all(r.met for r in reasons), reasons=reasons)
 
@@ -73,13 +91,17 @@ def decision(last: Look, *, pairs: int) -> Decision:
 
 
 def _ratios(
-    checks: Sequence[Check], candidate: Side, other: Side, metrics: Callable[[Sequence[Tally]], Metrics], *, seed: int
+    checks: Sequence[Check],
+    candidate: Sequence[Sequence[Tally]],
+    other: Sequence[Sequence[Tally]],
+    metrics: Callable[[Sequence[Tally]], Metrics],
+    *,
+    seed: int,
 ) -> list[Ratio]:
     def pool(trials: Sequence[Sequence[Tally]]) -> Metrics:
         return metrics([tally for trial in trials for tally in trial])
 
-    names = sorted({c.metric for c in checks})
-    return ratios(names, candidate.all, other.all, pool, seed=seed) if names else []
+    return ratios(sorted({c.metric for c in checks}), candidate, other, pool, seed=seed)
 
 
 def _reason(check: Check, r: Ratio, trials: str) -> Reason:

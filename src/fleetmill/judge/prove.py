@@ -6,7 +6,7 @@ the dataset that are held out. Every number is taken through the line's guard.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +33,8 @@ class Sides:
 
     candidate: list[Sequence[Tally]]
     other: list[Sequence[Tally]]
+    candidate_slices: Mapping[str, Sequence[Sequence[Tally]]]
+    other_slices: Mapping[str, Sequence[Sequence[Tally]]]
 
 
 def prove(
@@ -121,14 +123,18 @@ class _Judge:
 
     def run(self, against: Literal["champion", "baseline"], *, turn: int, seed: int) -> tuple[Sides, gate.Look]:
         """Look until the gate accepts or no pairs are left."""
-        sides = Sides(candidate=[], other=[])
+        mine, theirs = (
+            trials.sliced(self._line, self._policy(model), self._held_out)
+            for model in (self._file(self._candidate), self._champion_file())
+        )
+        sides = Sides(candidate=[], other=[], candidate_slices=mine, other_slices=theirs)
         last = gate.Look(accepted=False, reasons=())
         for upto in self._line.judging.looks if self._line.world else (0,):
             self._add(sides, upto, turn=turn, seed=seed)
             last = gate.look(
                 self._line.checks,
-                _side(sides.candidate),
-                _side(sides.other),
+                _side(sides.candidate, sides.candidate_slices),
+                _side(sides.other, sides.other_slices),
                 self._line.judging.metrics,
                 against=against,
                 seed=seed + turn,
@@ -139,16 +145,14 @@ class _Judge:
 
     def cards(self, sides: Sides, plan: str) -> tuple[Scorecard, Scorecard]:
         """Both sides' scorecards; the tallies are kept as blobs."""
-        mine, theirs = self._file(self._candidate), self._file(self._champion) if self._champion else None
+        champion = self._champion.digest if self._champion else "baseline"
         return (
-            self._card(self._candidate.digest, self._policy(mine), sides.candidate, plan),
-            self._card(
-                self._champion.digest if self._champion else "baseline", self._policy(theirs), sides.other, plan
-            ),
+            self._card(self._candidate.digest, sides.candidate, sides.candidate_slices, plan),
+            self._card(champion, sides.other, sides.other_slices, plan),
         )
 
     def _add(self, sides: Sides, upto: int, *, turn: int, seed: int) -> None:
-        mine, theirs = self._file(self._candidate), self._file(self._champion) if self._champion else None
+        mine, theirs = self._file(self._candidate), self._champion_file()
         if self._line.world is None:
             sides.candidate.extend(trials.replay_side(self._line, self._policy(mine), self._held_out))
             sides.other.extend(trials.replay_side(self._line, self._policy(theirs), self._held_out))
@@ -172,21 +176,32 @@ class _Judge:
     def _file(self, model: ModelVersion) -> bytes:
         return self._blobs.get(model.files["model.onnx"])
 
-    def _card(self, model: str, policy: Policy, side: list[Sequence[Tally]], plan: str) -> Scorecard:
+    def _champion_file(self) -> bytes | None:
+        return self._file(self._champion) if self._champion else None
+
+    def _card(
+        self,
+        model: str,
+        side: list[Sequence[Tally]],
+        slices: Mapping[str, Sequence[Sequence[Tally]]],
+        plan: str,
+    ) -> Scorecard:
         """Metrics on the plan's trials; slices on the recorded episodes that are held out."""
         digest, data = trials.digest(side)
         self._blobs.put(data)
-        metrics = self._line.judging.metrics
-        sliced = trials.sliced(self._line, policy, self._held_out)
+
+        def pooled(chosen: Sequence[Sequence[Tally]]) -> dict[str, float]:
+            return gate.finite(self._line.judging.metrics([t for trial in chosen for t in trial])) if chosen else {}
+
         return Scorecard(
             model=model,
             plan=plan,
             trials=digest,
             number=len(side),
-            metrics=gate.finite(metrics([t for trial in side for t in trial])) if side else {},
-            slices={name: gate.finite(metrics(tallies)) for name, tallies in sliced.items()},
+            metrics=pooled(side),
+            slices={name: pooled(chosen) for name, chosen in slices.items()},
         )
 
 
-def _side(tallies: list[Sequence[Tally]]) -> gate.Side:
-    return gate.Side(all=tallies, digest=trials.digest(tallies)[0])
+def _side(tallies: list[Sequence[Tally]], slices: Mapping[str, Sequence[Sequence[Tally]]]) -> gate.Side:
+    return gate.Side(all=tallies, digest=trials.digest(tallies)[0], slices=slices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,15 +80,16 @@ def replay_side(line: Line, policy: Policy, data: Data) -> list[Sequence[Tally]]
     return list(found.values())
 
 
-def sliced(line: Line, policy: Policy, data: Data) -> Mapping[str, list[Tally]]:
-    """The tallies of the episodes of each of the line's slices; a slice without episodes is left out."""
-    found: dict[str, list[Tally]] = {}
+def sliced(line: Line, policy: Policy, data: Data) -> dict[str, list[Sequence[Tally]]]:
+    """The tallies of each slice's episodes, by session; a slice without episodes is left out."""
+    found: dict[str, dict[str, list[Tally]]] = {}
     for episode in _episodes(data):
         for name, belongs in line.slices.items():
             if belongs(episode):
                 policy.reset()
-                found.setdefault(name, []).append(line.judging.score(policy, episode))
-    return found
+                session = found.setdefault(name, {}).setdefault(f"{episode.device}/{episode.session}", [])
+                session.append(line.judging.score(policy, episode))
+    return {name: list(sessions.values()) for name, sessions in found.items()}
 
 
 def digest(side: Sequence[Sequence[Tally]]) -> tuple[str, bytes]:

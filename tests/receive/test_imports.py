@@ -1,0 +1,191 @@
+"""Foreign recordings: sessions end at gaps, our own come back as they were, an archive is a folder."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mcap.writer import Writer
+
+from fleetmill.core import wire
+from fleetmill.core.errors import ConflictError, InvalidInputError
+from fleetmill.core.line import UNREADABLE, Files, Foreign, Importer, Message
+from fleetmill.core.recording import RecordingInfo
+from fleetmill.home import Home, init_home, open_home
+from fleetmill.receive import imports
+from fleetmill.seams import recordings
+from fleetmill.settings import Settings
+from fleetmill.testing import Clock, tiny_file, tiny_line
+
+START = 1_700_000_000_000_000_000
+PERIOD = 100_000_000
+SECOND = 10**9
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    settings = Settings(home=tmp_path / "home")
+    init_home(settings, now_ns=Clock()())
+    with open_home(settings, clock=Clock()) as opened:
+        yield opened
+
+
+def bring(home: Home, path: Path, **more):  # type: ignore[no-untyped-def]
+    known = {"device": "d0", **more}
+    return imports.import_path(home.ledger, home.books, home.blobs, known.pop("line", tiny_line), path, **known)
+
+
+def foreign_mcap(times_ns: list[int]) -> bytes:
+    """As another tool writes it: no `fleet` record, another library, no compression, a topic that nobody knows."""
+    buffer = io.BytesIO()
+    writer = Writer(buffer)
+    writer.start(library="other")
+    kind = wire.ARRAYS["float32"]
+    schema = writer.register_schema(name=kind.name, encoding="ros2msg", data=kind.definition.encode())
+    strange = writer.register_schema(name="foreign/msg/Thing", encoding="ros2msg", data=b"")
+    channels = {
+        "/x": writer.register_channel("/x", "cdr", schema),
+        "/label.y": writer.register_channel("/label.y", "cdr", schema),
+        "/thing": writer.register_channel("/thing", "cdr", strange),
+    }
+    for t in times_ns:
+        for topic, size in (("/x", 3), ("/label.y", 1)):
+            data = wire.encode(kind, {"data": np.ones(size, np.float32)}, t)
+            writer.add_message(channels[topic], log_time=t, publish_time=t, data=data)
+        writer.add_message(channels["/thing"], log_time=t, publish_time=t, data=b"?")
+    writer.finish()
+    return buffer.getvalue()
+
+
+def test_a_foreign_recording_ends_a_session_at_each_gap_over_five_seconds(home: Home, tmp_path: Path) -> None:
+    times = [START + t * PERIOD for t in (0, 1, 51, 52, 103, 104, 105)]  # 5.0 s apart, then 5.1 s
+    (tmp_path / "Drive 1.mcap").write_bytes(foreign_mcap(times))
+
+    with pytest.raises(InvalidInputError):
+        bring(home, tmp_path / "Drive 1.mcap", device="D 0")
+    sessions = bring(home, tmp_path / "Drive 1.mcap", tags={"room": "a"})
+
+    assert [(s.start_ns, s.end_ns) for s in sessions] == [
+        (START, START + 53 * PERIOD),
+        (START + 103 * PERIOD, START + 106 * PERIOD),
+    ]
+    assert [s.number for s in sessions] == [0, 1]
+    assert all(s.tags == {"room": "a"} and s.ended == "import" for s in sessions)
+    rows = {b.account: b.ns for b in home.books.balances()}
+    assert rows == {"landed": 56 * PERIOD, "lived": -56 * PERIOD}
+    assert home.books.faults() == home.books.verify() == []
+
+
+def test_our_own_recording_comes_back_as_the_session_that_it_was(home: Home, tmp_path: Path) -> None:
+    info = RecordingInfo(
+        device="car7", session="s3", line="tiny", start_ns=START, end_ns=START + 3 * PERIOD, tags={"night": "1"}
+    )
+    by_name = {f.name: f for f in tiny_line.features}
+    messages = [
+        Message(topic=name, log_time_ns=START + i * PERIOD, publish_time_ns=START + i * PERIOD, value={"data": value})
+        for i in range(3)
+        for name, value in (("x", np.arange(3, dtype=np.float32)), ("label.y", np.float32(i)))
+    ]
+    data = recordings.write_recording(
+        info, tiny_line.features, [recordings.encode(by_name[m.topic], m) for m in messages]
+    )
+    (tmp_path / "a.mcap").write_bytes(data)
+
+    (session,) = bring(home, tmp_path / "a.mcap", tags={"room": "b"})
+
+    assert (session.device, session.name, session.tags) == ("d0-car7", "s3", {"night": "1", "room": "b"})
+    assert (session.start_ns, session.end_ns) == (info.start_ns, info.end_ns)
+    back = list(recordings.read_messages(home.blobs.get(session.recordings[0].digest), "it"))
+    assert [(m.topic, m.log_time_ns) for m in back] == [(m.topic, m.log_time_ns) for m in messages]
+    np.testing.assert_array_equal(back[0].value["data"], np.arange(3))
+
+
+def test_an_archive_is_a_folder_and_the_same_drive_has_the_same_source(home: Home, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "s1.tiny.json").write_bytes(tiny_file(1))
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as packed:
+        packed.write(folder / "deep", "deep/")
+        packed.write(folder / "deep" / "s1.tiny.json", "deep/s1.tiny.json")
+
+    loose = list(imports.convert(folder, tiny_line, device="d0"))
+    packed_up = list(imports.convert(tmp_path / "in.zip", tiny_line, device="d0"))
+
+    assert loose == packed_up
+    assert [c.source for c in loose] == [c.source for c in imports.convert(folder, tiny_line, device="other")]
+
+
+def test_a_device_is_on_one_line(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "s1.tiny.json").write_bytes(tiny_file(1))
+    bring(home, tmp_path / "s1.tiny.json")
+
+    with pytest.raises(ConflictError, match="device d0: is on line tiny, not other"):
+        bring(home, tmp_path / "s1.tiny.json", line=replace(tiny_line, name="other"))
+
+
+def test_without_a_channel_of_the_line_nothing_comes_in(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "a.mcap").write_bytes(foreign_mcap([START]))
+    narrow = replace(tiny_line, features=tuple(replace(f, name=f"other.{f.name}") for f in tiny_line.features))
+
+    with pytest.raises(InvalidInputError, match="none of the line's channels is in it; expected other.x"):
+        bring(home, tmp_path / "a.mcap", line=narrow)
+    (tmp_path / "empty.mcap").write_bytes(foreign_mcap([]))
+    with pytest.raises(InvalidInputError, match="a mcap without a single session"):
+        bring(home, tmp_path / "empty.mcap")
+    assert list(home.ledger.read()) == []
+
+
+def broken(pattern: str) -> Importer:
+    """One character per instant: o could be read, x could not, - is a pause."""
+
+    def read_past(files: Files) -> Iterator[Foreign]:
+        messages = [
+            Message(
+                topic="x" if c == "o" else UNREADABLE,
+                log_time_ns=START + i * PERIOD,
+                publish_time_ns=START,
+                value={"data": np.zeros(3, np.float32)} if c == "o" else {},
+            )
+            for i, c in enumerate(pattern)
+            if c != "-"
+        ]
+        yield Foreign(device="", session="s0", time_base="utc", tags={}, messages=iter(messages))
+
+    return Importer(name="broken", detects=lambda files: True, read=read_past, read_past=read_past)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "clips", "unreadable"),
+    [
+        ("oooo", [(0, 4)], []),
+        ("oxoo", [(0, 1), (2, 4)], [(1, 2)]),
+        ("xxoo", [(2, 4)], [(0, 2)]),
+        ("ooxx", [(0, 2)], [(2, 4)]),
+        ("ox--o", [(0, 1), (4, 5)], [(1, 4)]),  # who knows when it began or ended: all of it
+        ("o--o", [(0, 4)], []),
+        ("xxx", [], [(0, 3)]),
+        ("xoxoxx", [(1, 2), (3, 4)], [(0, 1), (2, 3), (4, 6)]),
+    ],
+)
+def test_what_cannot_be_read_is_time_that_the_books_call_unreadable(
+    home: Home, tmp_path: Path, pattern: str, clips: list[tuple[int, int]], unreadable: list[tuple[int, int]]
+) -> None:
+    (tmp_path / "tub").mkdir()
+    line = replace(tiny_line, importers=(broken(pattern),))
+
+    (session,) = bring(home, tmp_path / "tub", line=line, skip_broken=True)
+
+    def steps(edges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        return [((a - START) // PERIOD, (b - START) // PERIOD) for a, b in edges]
+
+    assert steps([(r.start_ns, r.end_ns) for r in session.recordings]) == clips
+    spans = home.books.spans(0, session.start_ns, session.end_ns)
+    assert steps([(s.start_ns, s.end_ns) for s in spans if s.reason == "unreadable"]) == unreadable
+    assert sum(s.end_ns - s.start_ns for s in spans) == session.end_ns - session.start_ns
+    assert home.books.faults() == home.books.verify() == []
+    assert bring(home, tmp_path / "tub", line=line, skip_broken=True) == [session]
