@@ -92,7 +92,7 @@ def _lines(home: Home) -> list[str]:
 def _start_loop(settings: Settings, names: list[str], server: uvicorn.Server) -> subprocess.Popen[bytes]:
     """The loop in a child process; when it ends by itself, the server stops."""
     command = [sys.executable, "-m", "fleetmill.api.up", str(os.getpid()), str(settings.home), *names]
-    child = subprocess.Popen(command, env=_environment(settings))
+    child = subprocess.Popen(command, env=_environment(settings), start_new_session=True)  # no Ctrl-C reaches it
 
     def watch() -> None:
         child.wait()

@@ -40,7 +40,7 @@ def start(home: Path, line: str, folder: Path, generations: int) -> subprocess.P
     """Train the control's chain in a child process."""
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [str(home), line, str(folder), str(generations), str(os.getpid())]
-    return subprocess.Popen([sys.executable, "-m", "fleetmill.demo.control", *arguments])
+    return subprocess.Popen([sys.executable, "-m", "fleetmill.demo.control", *arguments], start_new_session=True)
 
 
 def model(folder: Path, generation: int) -> bytes:
