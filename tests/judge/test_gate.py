@@ -61,7 +61,8 @@ def test_clearly_better_is_accepted_and_each_reason_has_its_receipts() -> None:
         True,
     )
     assert (rate.candidate, rate.other) == (1.0, 4.5)
-    assert rate.low <= rate.ratio == pytest.approx(1 / 4.5) <= rate.high < 1
+    assert rate.ratio == pytest.approx(1 / 4.5)
+    assert rate.low <= rate.ratio <= rate.high < 1
     assert guard.rule == "margin"
     assert len(rate.trials) == 64
     assert rate.sentence().startswith("met: takeovers (all) 1 against champion 4.5: ratio 0.222 [")
@@ -128,10 +129,13 @@ def test_a_champion_without_a_takeover_cannot_be_beaten_and_that_is_no_lack_of_e
     assert decided(asked([RATE], side([1] + [0] * 15), perfect)) == "held"
 
 
-def test_what_cannot_be_measured_is_not_met() -> None:
-    found = asked([RATE], side([0] * 16, km=0.0), side([1] * 16))
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_what_cannot_be_measured_is_not_met_and_is_a_lack_of_evidence(better: str) -> None:
+    check = Check(metric="takeovers", better=better, against="champion", limit=1.0)  # type: ignore[arg-type]
 
-    assert decided(found) == "held"
+    found = asked([check], side([0] * 16, km=0.0), side([1] * 16))
+
+    assert decided(found) == "not_enough_evidence"
     assert found.reasons[0].candidate == -1.0
 
 

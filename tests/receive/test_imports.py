@@ -132,7 +132,7 @@ def test_without_a_channel_of_the_line_nothing_comes_in(home: Home, tmp_path: Pa
     (tmp_path / "a.mcap").write_bytes(foreign_mcap([START]))
     narrow = replace(tiny_line, features=tuple(replace(f, name=f"other.{f.name}") for f in tiny_line.features))
 
-    with pytest.raises(InvalidInputError, match="none of the line's channels is in it; expected other.x"):
+    with pytest.raises(InvalidInputError, match="none of the line's channels is in it; expected"):
         bring(home, tmp_path / "a.mcap", line=narrow)
     (tmp_path / "empty.mcap").write_bytes(foreign_mcap([]))
     with pytest.raises(InvalidInputError, match="a mcap without a single session"):

@@ -19,6 +19,7 @@ from fleetmill.core.evidence import Ratio, ratios
 from fleetmill.core.line import Check, Metrics, Tally
 from fleetmill.core.verdict import Decision, Reason
 
+_NOT_MEASURABLE = -1.0  # as JSON, which has no NaN
 LEAST_PAIRS = 3  # fewer sessions or worlds prove nothing
 
 
@@ -133,6 +134,8 @@ def _reason(check: Check, r: Ratio, trials: str) -> Reason:
 
 
 def _is_right_side(reason: Reason) -> bool:
+    if _NOT_MEASURABLE in (reason.candidate, reason.other):
+        return True  # it points nowhere: that is a lack of evidence
     return reason.ratio < 1 if reason.better == "lower" else reason.ratio > 1
 
 
@@ -144,5 +147,5 @@ def finite(metrics: Metrics) -> dict[str, float]:
 def _finite(value: float) -> float:
     """JSON holds neither infinity nor NaN: the largest float says "beyond all bounds", -1 "not measurable"."""
     if math.isnan(value):
-        return -1.0
+        return _NOT_MEASURABLE
     return min(max(value, -1.7e308), 1.7e308)
