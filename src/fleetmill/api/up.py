@@ -37,11 +37,12 @@ def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True
         ConflictError: another factory runs on this home.
     """
     with open_home(settings) as home, _listen(settings) as listener:
-        names = _lines(home)
+        for name in _lines(home):
+            lines.find(name)  # an unknown one is said before anything is served
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(make_app(home), log_level="critical", access_log=False, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
-        child = _start_loop(settings, names, server) if turning else None
+        child = _start_loop(settings, server) if turning else None
         try:
             ready(address)
             server.run(sockets=[listener])
@@ -53,14 +54,16 @@ def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True
         return ended or 0  # a factory that serves and never turns would lie
 
 
-def turn_forever(home: Home, names: list[str]) -> None:
+def turn_forever(home: Home) -> None:
     """Turn each line when enough has arrived, and keep the signed timestamp fresh; what came of it goes to stderr."""
-    found, seen, signed = [lines.find(name) for name in names], -1, 0.0
+    found: dict[str, Line] = {}
+    seen, signed = -1, 0.0
     while True:
         try:
             head = home.ledger.head()[0]
             if head != seen:
-                for line in found:
+                for name in _lines(home):  # a device may bring a line that was not there before
+                    line = found.setdefault(name, found.get(name) or lines.find(name))
                     loop.start(home, line)
                     _turn(home, line)
                 seen = head
@@ -84,14 +87,14 @@ def _turn(home: Home, line: Line) -> None:
 
 
 def _lines(home: Home) -> list[str]:
-    """The lines to turn: those of the settings, and those of enrolled devices; each is found here first."""
+    """The lines to turn: those of the settings, and those of enrolled devices."""
     enrolled = {f.record["line"] for f in home.ledger.read(kind="device")}
-    return sorted(lines.find(name).name for name in {*home.settings.lines, *enrolled})
+    return sorted({*home.settings.lines, *enrolled})
 
 
-def _start_loop(settings: Settings, names: list[str], server: uvicorn.Server) -> subprocess.Popen[bytes]:
+def _start_loop(settings: Settings, server: uvicorn.Server) -> subprocess.Popen[bytes]:
     """The loop in a child process; when it ends by itself, the server stops."""
-    command = [sys.executable, "-m", "fleetmill.api.up", str(os.getpid()), str(settings.home), *names]
+    command = [sys.executable, "-m", "fleetmill.api.up", str(os.getpid()), str(settings.home)]
     child = subprocess.Popen(command, env=_environment(settings), start_new_session=True)  # no Ctrl-C reaches it
 
     def watch() -> None:
@@ -127,7 +130,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def main(arguments: list[str]) -> None:
-    """The loop's own process: ``python -m fleetmill.api.up PARENT HOME LINE ...``."""
+    """The loop's own process: ``python -m fleetmill.api.up PARENT HOME``."""
     from pathlib import Path
 
     be_child_of(int(arguments[0]))
@@ -135,7 +138,7 @@ def main(arguments: list[str]) -> None:
     try:
         settings = read_settings(home=Path(arguments[1]))
         with open_home(settings, own=False, workers=settings.workers) as home:
-            turn_forever(home, arguments[2:])
+            turn_forever(home)
     except Exception as error:
         if os.environ.get("FLEETMILL_DEBUG"):
             raise
