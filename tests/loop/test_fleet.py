@@ -247,6 +247,37 @@ def replace_key(agent, fleet):
     return open_identity(fleet.folder / "other.pem", agent.me.name)
 
 
+def test_a_device_killed_between_flip_and_report_confirms_when_it_is_back(fleet):
+    class Dying:
+        """Dies when it is given a confirmation."""
+
+        def __init__(self, outbox):
+            self._outbox = outbox
+
+        def put(self, report):
+            if report.state == "confirmed":
+                raise Killed
+            return self._outbox.put(report)
+
+        def send(self, uploader):
+            self._outbox.send(uploader)
+
+    def killed():
+        with fleet.device("d0") as agent:
+            agent.outbox = Dying(agent.outbox)
+            agent.once()
+
+    fleet.everyone_once()
+    loop.turn(fleet.home, tiny_line)
+    with pytest.raises(Killed):
+        killed()
+    assert reports(fleet.home, "confirmed") == []
+
+    fleet.everyone_once()
+
+    assert sorted(r["device"] for r in reports(fleet.home, "confirmed")) == ["d0", "d1", "d2"]
+
+
 def test_a_request_is_used_once(fleet):
     with fleet.device("d0") as agent:
         request = agent.client.build_request("GET", "/v1/journal")

@@ -24,6 +24,7 @@ from fleetmill.core.release import Report, State, io_contract
 from fleetmill.device import live, update
 from fleetmill.device.enrolment import Enrolled, checked_address, read_enrolled
 from fleetmill.device.health import check_health
+from fleetmill.device.health_rule import HEALTHY
 from fleetmill.device.identity import SignedRequests, open_identity
 from fleetmill.device.journal import Journal, open_journal
 from fleetmill.device.slots import Slots, open_slots
@@ -62,12 +63,13 @@ class Agent:
     def start(self) -> None:
         """After power-on: run what is proven whole, report what was given up, close what a crash left open."""
         start = self.slots.boot()
+        if start.run:
+            self.policy, self.running = self._load(start.run), start.run
+            self._report("confirmed", start.run, HEALTHY)  # again, if a crash came between the flip and the report
         for line in start.damaged:
             self._report("failed", None, f"a slot is damaged: {line}")
         if start.given_up:
             self._report("failed", None, f"release {start.given_up[:12]} was tried too often without a confirmation")
-        if start.run:
-            self.policy, self.running = self._load(start.run), start.run
 
     def once(self) -> bool:
         """Everything that can be done now; True when something was done.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from fleetmill.device.update_rule import MODEL, Release
 
+HEALTHY = "healthy"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
@@ -50,7 +52,7 @@ class Health:
     def line(self) -> str:
         """One line of facts: what failed, or that nothing did."""
         bad = [f"{c.name} {c.measured} above {c.limit}" for c in self.checks if not c.passed]
-        return self.failure or "; ".join(bad) or "healthy"
+        return self.failure or "; ".join(bad) or HEALTHY
 
 
 def judge(measured: Measured | None, release: Release, *, failure: str = "") -> Health:
