@@ -52,7 +52,8 @@ def main() -> int:
     for name in asked.only:
         began = time.monotonic()
         rows[name] = list(PROOFS[name](asked.out, asked.data))
-        (asked.out / f"{name}.rows.json").write_text(json.dumps([_plain(r) for r in rows[name]]))
+        found = {"commit": _commit(), "rows": [_plain(r) for r in rows[name]]}
+        (asked.out / f"{name}.rows.json").write_text(json.dumps(found))
         for row in rows[name]:
             print(f"{_mark(row)} {row.promise}: {row.measured}", flush=True)
         print(f"   ({name}: {time.monotonic() - began:.0f} s)", flush=True)
@@ -186,7 +187,7 @@ def _tests(_: Path, __: Path) -> Sequence[Row]:
 
 def _pytest(promise: str, where: str) -> Row:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", where, "-q"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pytest", where], cwd=ROOT, capture_output=True, text=True, check=False
     )
     last = (done.stdout.strip().splitlines() or [""])[-1]
     return Row(promise=promise, measured=last.strip("= "), met=done.returncode == 0, command=f"pytest {where}")
@@ -274,30 +275,34 @@ def _plain(row: Row) -> dict[str, Any]:
     return {"promise": row.promise, "measured": row.measured, "met": row.met, "command": row.command}
 
 
+def _commit() -> str:
+    """The revision that is measured."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def _write(out: Path) -> None:
     """docs/proof.md from all rows that were ever measured into `out`."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
     text = [
         "# Proof",
         "",
-        f"Written by `make prove` at {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, commit {commit}, "
+        f"Written by `make prove` at {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC on "
         f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}. Times are of that machine, "
         "which other work may have shared. Intervals are 95 %, paired bootstrap over worlds (a world's training seeds "
         "stay together).",
         "",
-        "| met | promise | measured | command |",
-        "|---|---|---|---|",
+        "| met | promise | measured | command | commit |",
+        "|---|---|---|---|---|",
     ]
     for name in sorted(PROOFS):
         path = out / f"{name}.rows.json"
-        for row in json.loads(path.read_text()) if path.exists() else []:
+        found = json.loads(path.read_text()) if path.exists() else {"commit": "", "rows": []}
+        for row in found["rows"]:
             met = {True: "yes", False: "**no**", None: "not run"}[row["met"]]
-            cells = [met, row["promise"], row["measured"].replace("|", "/"), f"`{row['command'].replace('|', '/')}`"]
-            text.append(f"| {' | '.join(cells)} |")
+            cells = [met, row["promise"], row["measured"], f"`{row['command']}`", found["commit"]]
+            text.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
         if not path.exists():
-            text.append(f"| not run | {name} | | |")
+            text.append(f"| not run | {name} | | | |")
     (ROOT / "docs" / "proof.md").write_text("\n".join(text) + "\n")
 
 
