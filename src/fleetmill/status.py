@@ -8,7 +8,6 @@ from typing import Any
 from fleetmill.core.custody import LIVED
 from fleetmill.home import Home
 from fleetmill.receive import roll
-from fleetmill.release import publish as release
 from fleetmill.seams.books import day_name
 
 
@@ -98,12 +97,6 @@ def unreported(home: Home) -> list[dict[str, Any]]:
         }
         for j in home.books.journals()
     ]
-
-
-def champion_of(home: Home, line: str) -> dict[str, Any] | None:
-    """The release that the fleet is asked to run, if any."""
-    found = release.champion(home.ledger, line)
-    return {"counter": found.counter, "model": found.model} if found else None
 
 
 def _device(

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from fleetmill import lines
-from fleetmill.core.ids import sha256
 from fleetmill.core.line import Metrics, TrainJob
 from fleetmill.home import open_home
 from fleetmill.refine import run as refine
@@ -65,11 +64,6 @@ def train(home: Path, line_name: str, folder: Path, generations: int) -> None:
             job = TrainJob(data=data, parent=files, seed=run.record["seed"], settings=run.record["settings"])
             files = dict(line.train(job, _Quiet()))
             write_whole(folder / f"control-{generation}.onnx", files["model.onnx"])
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """What was made, by file name."""
-    return {path.name: sha256(path.read_bytes()) for path in sorted(folder.glob("control-*.onnx"))}
 
 
 if __name__ == "__main__":

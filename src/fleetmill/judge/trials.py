@@ -11,7 +11,7 @@ from fleetmill.core import canonical
 from fleetmill.core.drive import drive
 from fleetmill.core.errors import LineError
 from fleetmill.core.ids import sha256
-from fleetmill.core.line import Array, Data, Episode, Line, Policy, Tally
+from fleetmill.core.line import Data, Episode, Line, Policy, Tally
 from fleetmill.core.plain import plain
 from fleetmill.seams.executor import Executor
 from fleetmill.seams.runtime import Runtime, policies
@@ -101,11 +101,6 @@ def digest(side: Sequence[Sequence[Tally]]) -> tuple[str, bytes]:
 def plain_side(side: Sequence[Sequence[Tally]]) -> list[list[dict[str, object]]]:
     """Tallies as plain numbers and lists."""
     return [[{k: _plain(v) for k, v in t.items()} for t in trial] for trial in side]
-
-
-def read(data: bytes) -> list[list[dict[str, Array]]]:
-    """Tallies from their canonical bytes."""
-    return [[{k: np.asarray(v) for k, v in t.items()} for t in trial] for trial in canonical.loads(data)]
 
 
 def _plain(value: object) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -14,7 +13,7 @@ from fleetmill.core.custody import Posting
 from fleetmill.core.dataset import DatasetVersion, Part
 from fleetmill.core.errors import IntegrityError, NotFoundError
 from fleetmill.core.line import Array, Episode, Line, Message
-from fleetmill.core.plain import build, plain
+from fleetmill.core.plain import plain
 from fleetmill.core.recording import Session
 from fleetmill.core.split import ROLES
 from fleetmill.refine import data as datasets
@@ -190,8 +189,3 @@ def _pixels(message: Message) -> Message:
         publish_time_ns=message.publish_time_ns,
         value={"data": picture},
     )
-
-
-def manifest(record: Any) -> DatasetVersion:
-    """The version in a ``dataset`` fact's record."""
-    return build(DatasetVersion, record["manifest"])

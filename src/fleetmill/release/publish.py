@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fleetmill.core import canonical
-from fleetmill.core.errors import NotFoundError
 from fleetmill.core.fleet import Campaign
 from fleetmill.core.ids import sha256
 from fleetmill.core.line import Frame, Line
@@ -141,15 +140,3 @@ def _retired(repository: Repository, line: Line, wanted: Sequence[Target]) -> li
     mine = [t for t in published.values() if t.custom.get("line") == line.name]
     golden_frames = {f"models/{t.custom['golden_sha256']}/golden.npz" for t in mine if "golden_sha256" in t.custom}
     return [path for path in sorted({*(t.path for t in mine), *golden_frames}) if path not in keep]
-
-
-def last_campaign(ledger: Ledger, line: str) -> Campaign:
-    """The campaign that runs now.
-
-    Raises:
-        NotFoundError: the line has none.
-    """
-    found = campaigns(ledger, line)
-    if not found:
-        raise NotFoundError(f"line {line}: has no campaign")
-    return found[-1][1]

@@ -7,7 +7,7 @@ it is a line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -280,6 +280,3 @@ def _is_float(value: object) -> bool:
 
 def _any(frame: Frame) -> Array:
     return next(iter(frame.values()))
-
-
-Part = Callable[[_Context], Breaches]
