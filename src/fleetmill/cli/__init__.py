@@ -1,0 +1,40 @@
+"""The command line: one command per verb, no logic. A refusal is one line and an exit code, never a traceback.
+
+Exit codes: 0 done; 1 the books do not balance, or an engine failed; 2 bad input; 3 integrity; 4 unavailable.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from fleetmill.cli import asked, deciding, devices, factory, keeping, learned, showing
+from fleetmill.core.errors import last_words
+
+app = typer.Typer(
+    name="fleetmill",
+    help="An AI factory that you own: a fleet records, the factory learns, proves, signs and ships back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(devices.app, name="device")
+for part in (showing, factory, asked, learned, deciding, keeping):
+    app.add_typer(part.app)
+
+
+def main() -> None:
+    """The entry point: translates what goes wrong into one line and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("FLEETMILL_DEBUG"):
+            raise
+        text, code = last_words(error)
+        typer.echo(f"fleetmill: {text}", err=True)
+        sys.exit(code)

@@ -1,0 +1,5 @@
+"""``python -m fleetmill.cli``."""
+
+from fleetmill.cli import main
+
+main()

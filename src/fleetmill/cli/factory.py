@@ -1,0 +1,143 @@
+"""The factory: make a home, run it, bring recordings in, turn by hand, score."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleetmill.cli.shown import HomeOption, JsonOption, LineOption, progress, table
+from fleetmill.core.plain import plain
+
+app = typer.Typer()
+
+
+@app.command()
+def init(home: HomeOption = None) -> None:
+    """Make a home: ledger, blobs, keys, the signed repository."""
+    from fleetmill.home import init_home
+    from fleetmill.settings import read_settings
+
+    settings = read_settings(home=home)
+    init_home(settings, now_ns=time.time_ns())
+    typer.echo(f"home {settings.home} is ready. Next: fleetmill up --home {settings.home}")
+
+
+@app.command()
+def up(
+    home: HomeOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    loop: Annotated[bool, typer.Option(help="Turn by itself when enough recordings have arrived.")] = True,
+) -> None:
+    """Run the factory: HTTP for devices, and the loop that turns by itself."""
+    from fleetmill.api.up import up as serve
+    from fleetmill.settings import read_settings
+
+    code = serve(
+        read_settings(home=home, host=host, port=port),
+        ready=lambda address: typer.echo(f"factory {address}"),
+        turning=loop,
+    )
+    raise typer.Exit(code)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="Folder, zip archive or file: Donkeycar v2 tub, MCAP.")],
+    line: LineOption,
+    device: Annotated[str, typer.Option(help="Device that the recordings are booked on.")],
+    tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, may be repeated, e.g. room=a.")] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Pass over broken records; the books call their time unreadable.")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring foreign recordings in."""
+    from fleetmill.home import open_home
+    from fleetmill.lines import find
+    from fleetmill.receive.imports import import_path
+    from fleetmill.settings import read_settings
+
+    tags = dict(_tag(t) for t in tag or [])
+    with open_home(read_settings(home=home)) as opened:
+        sessions = import_path(
+            opened.ledger,
+            opened.books,
+            opened.blobs,
+            find(line),
+            path,
+            device=device,
+            tags=tags,
+            skip_broken=skip_broken,
+        )
+    if as_json:
+        typer.echo(json.dumps([plain(s) for s in sessions]))
+        return
+    seconds = sum(s.end_ns - s.start_ns for s in sessions) / 1e9
+    typer.echo(f"{len(sessions)} sessions, {seconds:.0f} s, {sum(s.recorded_bytes for s in sessions) / 1e6:.1f} MB")
+
+
+@app.command()
+def turn(line: LineOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Turn the loop once by hand: what has arrived becomes a candidate, and is accepted or held."""
+    from fleetmill import loop
+    from fleetmill.home import open_home
+    from fleetmill.lines import find
+    from fleetmill.settings import read_settings
+
+    settings = read_settings(home=home)
+    with open_home(settings, workers=settings.workers) as opened, progress("training") as told:
+        turned = loop.turn(opened, find(line), progress=told)
+        waiting = loop.waiting_for(opened, find(line)) if turned is None else 0
+    if as_json:
+        typer.echo(json.dumps(plain(turned) if turned else {"waiting_for_sessions": waiting}))
+        return
+    if turned is None:
+        typer.echo(f"nothing to turn: {waiting} more closed sessions are needed")
+        return
+    typer.echo(f"turn {turned.number}: {turned.verdict.decision} ({turned.candidate.digest[:12]})")
+    for reason in turned.verdict.reasons:
+        typer.echo(f"  {reason.sentence()}")
+    if turned.release:
+        typer.echo(f"release {turned.release.counter} is signed and published")
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Argument(help="champion, a release number, or a digest.")],
+    path: Annotated[Path, typer.Argument(help="Recordings, foreign formats included.")],
+    line: LineOption,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a model on recordings that the factory need never have seen."""
+    from fleetmill.home import open_home
+    from fleetmill.lines import find
+    from fleetmill.score import score as judge
+    from fleetmill.settings import read_settings
+
+    with open_home(read_settings(home=home), own=False) as opened:
+        result = judge(opened, find(line), model, path)
+    if as_json:
+        sessions = [{**plain(s), "seen": s.seen} for s in result.sessions]
+        typer.echo(json.dumps({**plain(result), "sessions": sessions}))
+        return
+    names = sorted(result.total)
+    rows = [[s.session, "seen" if s.seen else "unseen", str(s.frames)] for s in result.sessions]
+    rows = [[*row, *(f"{s.metrics.get(n, float('nan')):.3f}" for n in names)] for row, s in zip(rows, result.sessions)]
+    for title, metrics in (("all", result.total), ("seen", result.seen), ("unseen", result.unseen)):
+        if metrics:
+            rows.append([title, "", "", *(f"{metrics.get(n, float('nan')):.3f}" for n in names)])
+    table(["session", "factory", "frames", *names], rows)
+
+
+def _tag(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    if not key or not value:
+        raise typer.BadParameter(f"{text!r}: must be KEY=VALUE")
+    return key, value

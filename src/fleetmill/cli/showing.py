@@ -1,0 +1,62 @@
+"""The demo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fleetmill.cli.shown import JsonOption, say, table
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    line: Annotated[str | None, typer.Option("--line", help="A line with a simulated fleet.")] = None,
+    generations: Annotated[int | None, typer.Option(help="How often the loop turns.")] = None,
+    fleet: Annotated[int | None, typer.Option("--devices", help="Number of devices.")] = None,
+    seed: Annotated[int, typer.Option(help="Of training, gate and the fleet's worlds.")] = 0,
+    labels: Annotated[str, typer.Option(help="oracle (the expert relabels) or driver (what he did).")] = "oracle",
+    out: Annotated[Path | None, typer.Option(help="Folder for everything. [demo-LINE-SEED]")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two generations in about a minute.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a factory and a simulated fleet on this machine: the loop turns, the fleet gets better, a report says so."""
+    from fleetmill.demo import run
+    from fleetmill.demo.picture import sentence
+
+    chosen = line or run.default_line(quick=quick)
+    plan = run.make_plan(
+        chosen, generations=generations, devices=fleet, seed=seed, labels=labels, folder=out, quick=quick
+    )
+    found = run.demo(plan, say=say)
+    if as_json:
+        typer.echo(json.dumps({k: v for k, v in found.items() if k != "tallies"}))
+        return
+    _generations(found)
+    typer.echo(f"{found['cpu_seconds']:.0f} CPU-seconds over all processes, {found['wall_seconds']:.0f} s")
+    typer.echo(sentence(found))
+    typer.echo(found["audit"]["line"])
+    typer.echo(f"report: {plan.folder / 'report.html'}")
+
+
+def _generations(found: dict[str, Any]) -> None:
+    metric, rows = found["metric"], []
+    names = [n for n in found["control"] if n not in (metric, "ci_low", "ci_high", "generation")]
+    for g in [*found["generations"], found["control"]]:
+        last = g is found["control"]
+        share = 0 if last else 100 * g["uploaded_bytes"] / max(g["recorded_bytes"], 1)
+        rows.append(
+            [
+                "control" if last else str(g["generation"]),
+                f"{g[metric]:.3g}",
+                f"{g['ci_low']:.3g} to {g['ci_high']:.3g}",
+                *(f"{g.get(n, 0):.3g}" for n in names),
+                "" if last else g["decision"].replace("_", " "),
+                "" if last else f"{share:.0f} %",
+            ]
+        )
+    table(["generation", metric, "95 %", *names, "gate", "uploaded"], rows)
