@@ -82,10 +82,11 @@ def _default(p: Any) -> str:
 
 def setting_tables() -> str:
     """Every setting with its type, default and meaning."""
-    kinds = (settings.Settings, settings.LineSettings, settings.CampaignSettings)
+    kinds = (settings.Settings, settings.LineSettings, settings.TurnWhen, settings.CampaignSettings)
     heads = (
         "The file's top level. Each but `home` and `lines` is also an environment variable: `FLEETMILL_PORT` etc.",
         "Tables `[lines.NAME]`.",
+        "`turn_when = { sessions = 12, hours = 24 }` in `[lines.NAME]`.",
         "Tables `[lines.NAME.campaign]` and `[lines.NAME.first_campaign]`.",
     )
     return "\n".join(_table(kind, head) for kind, head in zip(kinds, heads, strict=True))

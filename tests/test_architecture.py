@@ -32,6 +32,7 @@ FLOORS: dict[str, int] = {
     "findings": 2,
     "device": 2,
     "home": 3,
+    "due": 3,
     "loop": 3,
     "score": 3,
     "status": 3,
@@ -48,7 +49,10 @@ FLOORS: dict[str, int] = {
 NEIGHBOURS = {
     ("engines", "seams"),
     ("lines", "engines"),
+    ("due", "home"),
     ("loop", "home"),
+    ("loop", "due"),
+    ("status", "due"),
     ("score", "home"),
     ("status", "home"),
     ("receipts", "home"),

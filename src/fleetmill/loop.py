@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
+from typing import Any
 
+from fleetmill import due
 from fleetmill.core.dataset import DatasetVersion
 from fleetmill.core.errors import NotFoundError
 from fleetmill.core.fleet import Campaign
@@ -19,15 +21,17 @@ from fleetmill.core.recording import Session
 from fleetmill.core.release import Release
 from fleetmill.core.verdict import Verdict
 from fleetmill.home import Home
+from fleetmill.judge import people
 from fleetmill.judge import prove as judge
-from fleetmill.receive import inbox, roll
+from fleetmill.receive import inbox
 from fleetmill.refine import run as refine
 from fleetmill.release import publish as release
-from fleetmill.seams.ledger import Draft, Fact
+from fleetmill.seams.ledger import Draft
 from fleetmill.settings import CampaignSettings
 from fleetmill.train import trainer
 
 FLEET_SEEDS = 10_000_000  # worlds that the fleet lives in: no gate and no report uses these
+EXAMINATIONS = 1_000  # numbers from here on are no turns: judgings of models that were made elsewhere
 GOLDEN_FRAMES = 8
 Progress = Callable[[int, int, Metrics], None]
 
@@ -46,13 +50,15 @@ class Turn:
 def turn(home: Home, line: Line, *, progress: Progress = lambda step, of, metrics: None) -> Turn | None:
     """Turn the loop once: what has arrived becomes a candidate, and the candidate replaces the champion or is held.
 
-    None: too little has arrived (`waiting_for` says how much).
+    None: too little has arrived, or a person must decide first (`due.waiting` says which).
     """
+    if due.awaited(home, line):
+        return None
     begun = begin(home, line)
     if begun is None:
         return None
     number, sessions, champion = begun
-    before = last_turn(home, line)
+    before = due.last_turn(home, line)
     dataset = refine.run(
         home.ledger,
         home.books,
@@ -62,18 +68,61 @@ def turn(home: Home, line: Line, *, progress: Progress = lambda step, of, metric
         parent=before.record["dataset"] if before else "",
     )
     candidate = learn(home, line, dataset, champion, progress)
-    verdict = prove(home, line, dataset, candidate, champion, number)
-    released = ship(home, line, dataset, candidate, verdict, number)
+    verdict = prove(home, line, dataset.digest, candidate, champion, number)
+    if due.awaited(home, line):
+        return None  # the turn stays open: the next call finds its place here
+    released = ship(home, line, candidate, verdict, number, next_campaign(home, line, number + 1))
     record = {
         "line": line.name,
         "turn": number,
         "dataset": dataset.digest,
         "candidate": candidate.digest,
-        "decision": verdict.decision,
+        "decision": decision(home, line, candidate, verdict, number),
         "release": released.counter if released else 0,
     }
     home.ledger.append([Draft(kind="turn_ended", key=f"{line.name}/{number}", record=record)])
     return Turn(number=number, dataset=dataset, candidate=candidate, verdict=verdict, release=released)
+
+
+def examine(home: Home, line: Line) -> Verdict | None:
+    """Judge the oldest model that was made elsewhere, and ship it when it is accepted: like our own, without a turn.
+
+    None: there is none, a turn is open, or a person must decide first.
+    """
+    entered = due.to_examine(home, line)
+    if entered is None or due.awaited(home, line) or _is_open(home, line):
+        return None
+    last = due.last_turn(home, line)
+    assert last is not None  # without a dataset nothing is examined
+    champion = release.champion(home.ledger, line.name)
+    begun = _once(
+        home,
+        "examination",
+        entered.key,
+        {
+            "line": line.name,
+            "dataset": last.record["dataset"],
+            "champion": champion.model if champion else "",
+            "campaign": int(last.record["turn"]) + 1,
+        },
+    )
+    candidate = trainer.model(home.ledger, entered.record["model"])
+    against = trainer.model(home.ledger, begun["champion"]) if begun["champion"] else None
+    number = EXAMINATIONS + int(entered.key.rpartition("/")[2])
+    verdict = prove(home, line, begun["dataset"], candidate, against, number)
+    if due.awaited(home, line):
+        return None
+    asked = (c for _, c in release.campaigns(home.ledger, line.name))
+    running = next((c for c in asked if c.number == begun["campaign"]), None)
+    released = ship(home, line, candidate, verdict, number, running)
+    record = {
+        "line": line.name,
+        "model": candidate.digest,
+        "decision": decision(home, line, candidate, verdict, number),
+        "release": released.counter if released else 0,
+    }
+    home.ledger.append([Draft(kind="examined", key=entered.key, record=record)])
+    return verdict
 
 
 def begin(home: Home, line: Line) -> tuple[int, list[Session], ModelVersion | None] | None:
@@ -82,18 +131,18 @@ def begin(home: Home, line: Line) -> tuple[int, list[Session], ModelVersion | No
     All three are fixed by the turn's first fact, so that a turn which was killed after its release went out does not
     challenge itself.
     """
-    number = turns(home, line)
+    number = due.turns(home, line)
     try:
         record = home.ledger.get("turn_begun", f"{line.name}/{number}").record
     except NotFoundError:
-        if waiting_for(home, line) > 0 and not (is_overdue(home, line) and _has_rows_to_learn(home, line)):
+        if not due.is_due(home, line):
             return None
         champion = release.champion(home.ledger, line.name)
         record = {
             "line": line.name,
             "turn": number,
             "sessions": sorted(s.key for s in inbox.sessions(home.ledger, line.name)),
-            "missing": missing(home, line),
+            "missing": due.missing(home, line),
             "champion": champion.model if champion else "",
         }
         home.ledger.append([Draft(kind="turn_begun", key=f"{line.name}/{number}", record=record)])
@@ -110,7 +159,7 @@ def learn(
         line=line.name,
         line_version=line.version,
         dataset=dataset.digest,
-        parent=champion.digest if champion else "",
+        parent=_parent(home, line, champion),
         seed=home.settings.seed,
         settings={**(line.recipe.train if line.recipe else {}), **home.settings.line(line.name).train},
         code=f"fleetmill {installed_version('fleetmill')}",
@@ -122,13 +171,13 @@ def learn(
 def prove(
     home: Home,
     line: Line,
-    dataset: DatasetVersion,
+    dataset: str,
     candidate: ModelVersion,
     champion: ModelVersion | None,
     number: int,
 ) -> Verdict:
     """Candidate against champion, or against the line's baseline, on one plan of trials, paired."""
-    data = refine.open_data(home.ledger, home.blobs, dataset.digest)
+    data = refine.open_data(home.ledger, home.blobs, dataset)
     return judge.prove(
         home.ledger,
         home.blobs,
@@ -137,7 +186,7 @@ def prove(
         line,
         candidate=candidate,
         champion=champion,
-        dataset=dataset.digest,
+        dataset=dataset,
         train=data,
         held_out=data.split("held_out"),
         turn=number,
@@ -145,16 +194,21 @@ def prove(
     )
 
 
+def decision(home: Home, line: Line, candidate: ModelVersion, verdict: Verdict, number: int) -> str:
+    """The gate's decision, or ``refused`` where a person stopped what the gate let through."""
+    decided = people.decision(home.ledger, judge.key(line, number, candidate))
+    return "refused" if decided and decided.record["word"] == "refused" else verdict.decision
+
+
 def ship(
-    home: Home, line: Line, dataset: DatasetVersion, candidate: ModelVersion, verdict: Verdict, number: int
+    home: Home, line: Line, candidate: ModelVersion, verdict: Verdict, number: int, campaign: Campaign | None
 ) -> Release | None:
     """Sign and publish what was accepted, and with it what to record next; a held candidate changes only the latter."""
-    campaign = next_campaign(home, line, number + 1)
-    if verdict.decision != "accepted":
+    if decision(home, line, candidate, verdict, number) != "accepted":
         if campaign is not None:
             release.ask(home.ledger, home.blobs, home.repository, line, campaign, now_ns=home.clock())
         return None
-    data = refine.open_data(home.ledger, home.blobs, dataset.digest)
+    data = refine.open_data(home.ledger, home.blobs, verdict.dataset)
     return release.publish(
         home.ledger,
         home.blobs,
@@ -198,58 +252,23 @@ def start(home: Home, line: Line) -> None:
         release.ask(home.ledger, home.blobs, home.repository, line, first, now_ns=home.clock())
 
 
-def waiting_for(home: Home, line: Line) -> int:
-    """How many more closed sessions the next turn wants; 0 or less: it may be turned.
-
-    With a campaign: all that it asked of every enrolled device. Without: as many new ones as the settings say.
-    """
-    new = len(_arrived(home, line))
-    if home.settings.line(line.name).campaign is None:
-        return max(home.settings.line(line.name).sessions - new, int(not _has_rows_to_learn(home, line)))
-    return max(sum(missing(home, line).values()), 1 - new)
+def _parent(home: Home, line: Line, champion: ModelVersion | None) -> str:
+    """What training goes on from: the champion, or where that was made elsewhere the last release that was ours."""
+    if champion is None or champion.run:
+        return champion.digest if champion else ""
+    ours = [r.model for r in release.releases(home.ledger, line.name) if trainer.model(home.ledger, r.model).run]
+    return ours[-1] if ours else ""
 
 
-def is_overdue(home: Home, line: Line) -> bool:
-    """Something new has arrived, and then nothing for as long as the settings wait."""
-    deadline_ns = int(home.settings.line(line.name).deadline_seconds * 1e9)
-    arrived = [f.time_ns for f in _arrived(home, line)]
-    return bool(arrived) and 0 < deadline_ns < home.clock() - max(arrived)
+def _is_open(home: Home, line: Line) -> bool:
+    """A turn has begun and not ended."""
+    begun = [f for f in home.ledger.read(kind="turn_begun") if f.record["line"] == line.name]
+    return len(begun) > due.turns(home, line)
 
 
-def missing(home: Home, line: Line) -> dict[str, int]:
-    """Devices whose sessions of the running campaign have not all arrived, and how many are missing of each."""
-    found = release.campaigns(home.ledger, line.name)
-    if not found:
-        return {}
-    campaign = found[-1][1]
-    # not only after the campaign's fact: a crash may have come between its signing, which devices see, and the fact
-    closed = [f.record["manifest"] for f in _arrived(home, line)]
-    arrived = [m["device"] for m in closed if m["campaign"] == campaign.digest]
-    enrolled = [d for d in roll.devices(home.ledger) if d.line == line.name and d.public_key]
-    return {d.name: n for d in enrolled if (n := campaign.sessions - arrived.count(d.name)) > 0}
-
-
-def turns(home: Home, line: Line) -> int:
-    """How many turns the line has ended."""
-    return sum(f.record["line"] == line.name for f in home.ledger.read(kind="turn_ended"))
-
-
-def last_turn(home: Home, line: Line) -> Fact | None:
-    """The fact that ended the line's last turn; None before the first."""
-    return max(
-        (f for f in home.ledger.read(kind="turn_ended") if f.record["line"] == line.name),
-        key=lambda f: int(f.record["turn"]),
-        default=None,
-    )
-
-
-def _has_rows_to_learn(home: Home, line: Line) -> bool:
-    """Whether any closed session is there to train on: the first of a device may be one that is held out."""
-    return "train" in home.books.roles(line.name).values()
-
-
-def _arrived(home: Home, line: Line) -> list[Fact]:
-    """Sessions that were closed after the last turn took what there was."""
-    before = last_turn(home, line)
-    since = home.ledger.get("turn_begun", before.key).seq if before else 0
-    return [f for f in home.ledger.read(kind="session", after=since) if f.record["manifest"]["line"] == line.name]
+def _once(home: Home, kind: str, key: str, record: dict[str, Any]) -> dict[str, Any]:
+    """The record of that fact: as it was entered first, or as it is entered now."""
+    try:
+        return dict(home.ledger.get(kind, key).record)
+    except NotFoundError:
+        return dict(home.ledger.append([Draft(kind=kind, key=key, record=record)])[0].record)

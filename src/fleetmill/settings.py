@@ -12,6 +12,7 @@ from fleetmill.core.errors import InvalidInputError, NotFoundError
 from fleetmill.core.plain import build
 
 FILE = "fleetmill.toml"
+APPROVALS = ("none", "required")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,12 +26,20 @@ class CampaignSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TurnWhen:
+    """When a line turns by itself."""
+
+    sessions: int = 0  # new closed sessions that suffice; 0: all that the campaign asks, or one where there is none
+    hours: float = 1.0  # turn with what there is once a session has waited so long; 0: never
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LineSettings:
     """How the factory runs one line."""
 
-    sessions: int = 1  # new closed sessions that suffice to turn, where no campaign says it
+    turn_when: TurnWhen = field(default_factory=TurnWhen)  # when it turns by itself
     turns: int = 0  # stop turning after so many; 0: never
-    deadline_seconds: float = 3600.0  # turn with what there is when this long nothing came; 0: never
+    approval: str = "none"  # required: what the gate accepted goes out when a person has said yes
     campaign: CampaignSettings | None = None  # None: devices are asked nothing; recordings come as imports
     first_campaign: CampaignSettings | None = None  # of turn 0, before there is a model
     hardware: tuple[str, ...] = ("cpu",)  # kinds that the line's releases are for
@@ -75,6 +84,8 @@ def read_settings(*, home: Path | None = None, environment: Mapping[str, str] = 
         raise InvalidInputError(f"port {settings.port}: must be from 0 (any free one) to 65535")
     if settings.workers < 1:
         raise InvalidInputError(f"workers {settings.workers}: must be at least 1")
+    for name, line in settings.lines.items():
+        _check_line(name, line)
     return settings
 
 
@@ -89,8 +100,31 @@ def _file(path: Path) -> dict[str, Any]:
         found = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{path}: {error}") from error
+    _modern(found)
     _check_names(found, Settings, str(path))
     return found
+
+
+def _modern(found: dict[str, Any]) -> None:
+    """Spell as today what the files of format 1 said: ``sessions`` and ``deadline_seconds`` of a line."""
+    lines = found.get("lines", {})
+    for table in lines.values() if isinstance(lines, dict) else ():
+        if not isinstance(table, dict) or "turn_when" in table:
+            continue
+        sessions, seconds = table.pop("sessions", None), table.pop("deadline_seconds", None)
+        old = {} if sessions is None or "campaign" in table else {"sessions": sessions}
+        if isinstance(seconds, (int, float)):
+            old["hours"] = seconds / 3600.0
+        if old:
+            table["turn_when"] = old
+
+
+def _check_line(name: str, line: LineSettings) -> None:
+    if line.approval not in APPROVALS:
+        raise InvalidInputError(f"[lines.{name}] approval = {line.approval!r}: must be one of {', '.join(APPROVALS)}")
+    for what, number in (("sessions", line.turn_when.sessions), ("hours", line.turn_when.hours)):
+        if not number >= 0:
+            raise InvalidInputError(f"[lines.{name}] turn_when.{what} = {number}: must be 0 or more")
 
 
 def _check_names(table: Any, cls: type, where: str) -> None:
@@ -109,6 +143,7 @@ def _check_names(table: Any, cls: type, where: str) -> None:
     if cls is LineSettings:
         for name in ("campaign", "first_campaign"):
             _check_names(table.get(name, {}), CampaignSettings, f"{where}: {name}")
+        _check_names(table.get("turn_when", {}), TurnWhen, f"{where}: turn_when")
 
 
 def _number(text: str, kind: Any, name: str) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fleetmill import due, lines
 from fleetmill.core.custody import LIVED
 from fleetmill.home import Home
 from fleetmill.receive import roll
@@ -31,6 +33,7 @@ class Status:
     """A home at a glance."""
 
     facts: int
+    waiting: Mapping[str, due.Waiting]  # by line: what its next turn still wants
     devices: tuple[DeviceStatus, ...]
     datasets: tuple[dict[str, Any], ...]
     models: tuple[dict[str, Any], ...]
@@ -48,6 +51,7 @@ def status(home: Home) -> Status:
     lived = {j.device: j.lived_ns for j in home.books.journals()}
     return Status(
         facts=ledger.head()[0],
+        waiting={name: due.waiting(home, lines.find(name)) for name in due.lines_in_use(home) if name in lines.names()},
         devices=tuple(
             _device(d.name, d.number, d.line, d.hardware, sessions.count(d.name), lived, reports.get(d.name, []))
             for d in roll.devices(ledger)

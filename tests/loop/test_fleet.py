@@ -21,7 +21,6 @@ from fleetmill.settings import CampaignSettings, LineSettings, Settings
 from fleetmill.testing import in_process, tiny_line
 
 ASKED = LineSettings(
-    sessions=3,
     first_campaign=CampaignSettings(scenario="default", seconds=3.0, budget_ratio=1.0),
     campaign=CampaignSettings(scenario="field", seconds=6.0, budget_ratio=0.35),
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fleetmill import loop
+from fleetmill import due, loop
 from fleetmill.core import canonical
 from fleetmill.core.errors import NotFoundError
 from fleetmill.home import init_home, open_home
@@ -59,9 +59,9 @@ def bring(home, folder, seeds):
 def two_turns(home, folder):
     """What an operator does, who looks where he was before he goes on."""
     bring(home, folder, range(4))
-    turned = loop.turn(home, tiny_line) if loop.turns(home, tiny_line) == 0 else None
+    turned = loop.turn(home, tiny_line) if due.turns(home, tiny_line) == 0 else None
     bring(home, folder, range(10, 16))
-    return loop.turn(home, tiny_line) if loop.turns(home, tiny_line) == 1 else turned
+    return loop.turn(home, tiny_line) if due.turns(home, tiny_line) == 1 else turned
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_session_that_is_held_out_alone_begins_no_turn(home, tmp_path):
     for name in ("d0", "d1", "d2"):
         roll.ensure_imported(home.ledger, name, line="tiny")
     bring(home, tmp_path / "in", [2])  # the first of device 2: held out
-    assert (loop.turn(home, tiny_line), loop.waiting_for(home, tiny_line)) == (None, 1)
+    assert (loop.turn(home, tiny_line), due.waiting(home, tiny_line).sessions) == (None, 1)
 
     bring(home, tmp_path / "in", [0])
 

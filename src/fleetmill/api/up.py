@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from fleetmill import lines, loop
+from fleetmill import due, lines, loop
 from fleetmill.api.door import make_app
 from fleetmill.core.errors import UnavailableError, last_words
 from fleetmill.core.line import Line
@@ -23,6 +23,7 @@ from fleetmill.settings import Settings, read_settings
 
 _LOOK_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
+_HOURS_SECONDS = 20.0  # how often it is looked whether a session has waited long enough
 _SIGN_SECONDS = 60.0  # how often it is looked whether the timestamp must be signed anew
 
 
@@ -37,7 +38,7 @@ def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True
         ConflictError: another factory runs on this home.
     """
     with open_home(settings) as home, _listen(settings) as listener:
-        for name in _lines(home):
+        for name in due.lines_in_use(home):
             lines.find(name)  # an unknown one is said before anything is served
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(make_app(home), log_level="critical", access_log=False, timeout_graceful_shutdown=1)
@@ -57,12 +58,13 @@ def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True
 def turn_forever(home: Home) -> None:
     """Turn each line when enough has arrived, and keep the signed timestamp fresh; what came of it goes to stderr."""
     found: dict[str, Line] = {}
-    seen, signed = -1, 0.0
+    seen, signed, looked = -1, 0.0, 0.0
     while True:
         try:
             head = home.ledger.head()[0]
-            if head != seen:
-                for name in _lines(home):  # a device may bring a line that was not there before
+            if head != seen or time.monotonic() - looked > _HOURS_SECONDS:  # hours pass without facts
+                looked = time.monotonic()
+                for name in due.lines_in_use(home):  # a device may bring a line that was not there before
                     line = found.setdefault(name, found.get(name) or lines.find(name))
                     loop.start(home, line)
                     _turn(home, line)
@@ -78,18 +80,16 @@ def turn_forever(home: Home) -> None:
 
 def _turn(home: Home, line: Line) -> None:
     asked = home.settings.line(line.name)
-    if asked.turns and loop.turns(home, line) >= asked.turns:
+    examined = loop.examine(home, line)
+    if examined is not None:
+        reasons = "; ".join(r.sentence() for r in examined.reasons)
+        _say(f"model {examined.candidate[:12]} of {line.name}: {examined.decision}: {reasons}")
+    if asked.turns and due.turns(home, line) >= asked.turns:
         return
     turned = loop.turn(home, line)
     if turned is not None:
         reasons = "; ".join(r.sentence() for r in turned.verdict.reasons)
         _say(f"turn {turned.number} of {line.name}: {turned.verdict.decision}: {reasons}")
-
-
-def _lines(home: Home) -> list[str]:
-    """The lines to turn: those of the settings, and those of enrolled devices."""
-    enrolled = {f.record["line"] for f in home.ledger.read(kind="device")}
-    return sorted({*home.settings.lines, *enrolled})
 
 
 def _start_loop(settings: Settings, server: uvicorn.Server) -> subprocess.Popen[bytes]:

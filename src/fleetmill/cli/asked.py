@@ -42,6 +42,8 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
         ["turn", "line", "candidate", "decision", "release"],
         [[str(t["turn"]), t["line"], t["candidate"][:12], t["decision"], str(t["release"])] for t in found.turns],
     )
+    for line, waiting in found.waiting.items():
+        typer.echo(f"next turn of {line}: {waiting.sentence()}")
 
 
 @app.command()

@@ -11,6 +11,7 @@ import typer
 
 from fleetmill.cli.shown import HomeOption, JsonOption, LineOption, progress, table
 from fleetmill.core.plain import plain
+from fleetmill.core.verdict import Verdict
 
 app = typer.Typer()
 
@@ -85,26 +86,34 @@ def import_(
 @app.command()
 def turn(line: LineOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Turn the loop once by hand: what has arrived becomes a candidate, and is accepted or held."""
-    from fleetmill import loop
+    from fleetmill import due, loop
     from fleetmill.home import open_home
     from fleetmill.lines import find
     from fleetmill.settings import read_settings
 
-    settings = read_settings(home=home)
+    settings, found = read_settings(home=home), find(line)
     with open_home(settings, workers=settings.workers) as opened, progress("training") as told:
-        turned = loop.turn(opened, find(line), progress=told)
-        waiting = loop.waiting_for(opened, find(line)) if turned is None else 0
+        examined = loop.examine(opened, found)
+        turned = loop.turn(opened, found, progress=told)
+        waiting = due.waiting(opened, found)
     if as_json:
-        typer.echo(json.dumps(plain(turned) if turned else {"waiting_for_sessions": waiting}))
+        said = plain(turned) if turned else {"waiting_for_sessions": waiting.sessions, "waiting": plain(waiting)}
+        typer.echo(json.dumps({**said, "examined": plain(examined) if examined else None}))
         return
+    if examined is not None:
+        _tell(f"model {examined.candidate[:12]}, made elsewhere", examined)
     if turned is None:
-        typer.echo(f"nothing to turn: {waiting} more closed sessions are needed")
+        typer.echo(f"nothing to turn: {waiting.sentence()}")
         return
-    typer.echo(f"turn {turned.number}: {turned.verdict.decision} ({turned.candidate.digest[:12]})")
-    for reason in turned.verdict.reasons:
-        typer.echo(f"  {reason.sentence()}")
+    _tell(f"turn {turned.number}, model {turned.candidate.digest[:12]}", turned.verdict)
     if turned.release:
         typer.echo(f"release {turned.release.counter} is signed and published")
+
+
+def _tell(what: str, verdict: Verdict) -> None:
+    typer.echo(f"{what}: {verdict.decision.replace('_', ' ')}")
+    for reason in verdict.reasons:
+        typer.echo(f"  {reason.sentence()}")
 
 
 @app.command()

@@ -25,7 +25,7 @@ port = 0
 
 [lines.{line}]
 turns = {generations}
-deadline_seconds = 120.0
+turn_when = {{ hours = 0.1 }}
 
 [lines.{line}.train]
 {train}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fleetmill import lines, loop
+from fleetmill import due, lines
 from fleetmill.core.errors import EngineError, InvalidInputError
 from fleetmill.core.line import Line
 from fleetmill.demo import control, report
@@ -117,7 +117,7 @@ def _watch(plan: Plan, home: Home, processes: Processes, say: Say) -> None:
     while True:
         if dead := processes.ended():
             raise EngineError(f"{', '.join(dead)} ended early; see the logs in {plan.folder}")
-        done = loop.turns(home, plan.line)
+        done = due.turns(home, plan.line)
         for turn in range(told, done):
             fact = home.ledger.get("turn_ended", f"{plan.line.name}/{turn}").record
             say(f"generation {turn}: {fact['decision']}" + (f", release {fact['release']}" if fact["release"] else ""))

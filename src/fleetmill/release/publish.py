@@ -29,8 +29,13 @@ MEMORY_BYTES = 512 * 1024**2  # that a model may add to a device's process
 
 def champion(ledger: Ledger, line: str) -> Release | None:
     """The release that the fleet is asked to run: the highest counter of the line."""
-    found = [build(Release, f.record) for f in ledger.read(kind="release")]
-    return max((r for r in found if r.line == line), key=lambda r: r.counter, default=None)
+    return next(reversed(releases(ledger, line)), None)
+
+
+def releases(ledger: Ledger, line: str) -> list[Release]:
+    """Every release of a line, by counter."""
+    found = (build(Release, f.record) for f in ledger.read(kind="release"))
+    return sorted((r for r in found if r.line == line), key=lambda r: r.counter)
 
 
 def publish(

@@ -1,0 +1,134 @@
+"""When a line is due to turn, and what it waits for: read from the ledger and the settings, written nowhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fleetmill.core.line import Line
+from fleetmill.home import Home
+from fleetmill.judge import people
+from fleetmill.receive import roll
+from fleetmill.release import publish as release
+from fleetmill.seams.ledger import Fact
+from fleetmill.train import elsewhere
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """What stands between a line and its next turn. All empty: it is due."""
+
+    sessions: int  # more closed sessions that are wanted; 0: enough
+    missing: tuple[tuple[str, int], ...]  # devices that owe the campaign sessions, and how many
+    hours: float | None  # until it turns with what there is; None: it does not
+    approval: str  # digest of the model that a person must decide on; "": none
+    turns_left: bool  # False: the settings ask for no more turns
+
+    def sentence(self) -> str:
+        """In one line."""
+        if not self.turns_left:
+            return "all turns that the settings ask for are done"
+        if self.approval:
+            return f"a person must decide: fleetmill approve|refuse {self.approval[:12]} --as NAME --reason TEXT"
+        if self.sessions <= 0:
+            return "due now"
+        owing = ", ".join(f"{name} {n}" for name, n in self.missing[:6])
+        more = f" and {len(self.missing) - 6} devices more" if len(self.missing) > 6 else ""
+        who = f" (missing: {owing}{more})" if owing else ""
+        when = f", or {self.hours:.2g} h from now with what there is" if self.hours is not None else ""
+        return f"{self.sessions} more closed sessions{who}{when}"
+
+
+def waiting(home: Home, line: Line) -> Waiting:
+    """What the line's next turn still wants."""
+    asked = home.settings.line(line.name)
+    return Waiting(
+        sessions=max(sessions_wanted(home, line), 0),
+        missing=tuple(sorted(missing(home, line).items())),
+        hours=_hours_left(home, line),
+        approval=awaited(home, line),
+        turns_left=not asked.turns or turns(home, line) < asked.turns,
+    )
+
+
+def is_due(home: Home, line: Line) -> bool:
+    """Enough sessions are here, or the first of them has waited long enough and there is something to learn from."""
+    left = _hours_left(home, line)
+    overdue = left is not None and left <= 0 and _has_rows_to_learn(home, line)
+    return sessions_wanted(home, line) <= 0 or overdue
+
+
+def sessions_wanted(home: Home, line: Line) -> int:
+    """How many more closed sessions the next turn wants; 0 or less: enough.
+
+    As many new ones as ``turn_when.sessions`` says. Where it says nothing: all that the campaign asked of every
+    enrolled device, or one where there is no campaign.
+    """
+    new, asked = len(arrived(home, line)), home.settings.line(line.name)
+    if asked.turn_when.sessions or asked.campaign is None:
+        return max((asked.turn_when.sessions or 1) - new, int(not _has_rows_to_learn(home, line)))
+    return max(sum(missing(home, line).values()), 1 - new)
+
+
+def missing(home: Home, line: Line) -> dict[str, int]:
+    """Devices whose sessions of the running campaign have not all arrived, and how many are missing of each."""
+    found = release.campaigns(home.ledger, line.name)
+    if not found:
+        return {}
+    campaign = found[-1][1]
+    # not only after the campaign's fact: a crash may have come between its signing, which devices see, and the fact
+    closed = [f.record["manifest"] for f in arrived(home, line)]
+    here = [m["device"] for m in closed if m["campaign"] == campaign.digest]
+    enrolled = [d for d in roll.devices(home.ledger) if d.line == line.name and d.public_key]
+    return {d.name: n for d in enrolled if (n := campaign.sessions - here.count(d.name)) > 0}
+
+
+def awaited(home: Home, line: Line) -> str:
+    """Digest of the accepted model that waits for a person's decision; "": none does."""
+    if home.settings.line(line.name).approval != "required":
+        return ""
+    return next((v.record["candidate"] for v in people.undecided(home.ledger, line.name)), "")
+
+
+def lines_in_use(home: Home) -> list[str]:
+    """Names of the lines to turn: those of the settings, and those of enrolled devices."""
+    enrolled = {f.record["line"] for f in home.ledger.read(kind="device")}
+    return sorted({*home.settings.lines, *enrolled})
+
+
+def to_examine(home: Home, line: Line) -> Fact | None:
+    """The oldest model that was made elsewhere and not judged yet, once there is a dataset to judge it with."""
+    return elsewhere.waiting(home.ledger, line.name) if last_turn(home, line) else None
+
+
+def turns(home: Home, line: Line) -> int:
+    """How many turns the line has ended."""
+    return sum(f.record["line"] == line.name for f in home.ledger.read(kind="turn_ended"))
+
+
+def last_turn(home: Home, line: Line) -> Fact | None:
+    """The fact that ended the line's last turn; None before the first."""
+    return max(
+        (f for f in home.ledger.read(kind="turn_ended") if f.record["line"] == line.name),
+        key=lambda f: int(f.record["turn"]),
+        default=None,
+    )
+
+
+def arrived(home: Home, line: Line) -> list[Fact]:
+    """Sessions that were closed after the last turn took what there was."""
+    before = last_turn(home, line)
+    since = home.ledger.get("turn_begun", before.key).seq if before else 0
+    return [f for f in home.ledger.read(kind="session", after=since) if f.record["manifest"]["line"] == line.name]
+
+
+def _hours_left(home: Home, line: Line) -> float | None:
+    """Until the oldest session that no turn took has waited as long as the settings allow."""
+    hours, new = home.settings.line(line.name).turn_when.hours, arrived(home, line)
+    if not new or not hours:
+        return None
+    return hours - (home.clock() - min(f.time_ns for f in new)) / 3.6e12
+
+
+def _has_rows_to_learn(home: Home, line: Line) -> bool:
+    """Whether any closed session is there to train on: the first of a device may be one that is held out."""
+    return "train" in home.books.roles(line.name).values()
