@@ -21,6 +21,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of training, gate and the fleet's worlds.")] = 0,
     labels: Annotated[str, typer.Option(help="oracle (the expert relabels) or driver (what he did).")] = "oracle",
     out: Annotated[Path | None, typer.Option(help="Folder for everything. [demo-LINE-SEED]")] = None,
+    calm: Annotated[bool, typer.Option("--calm", help="Leave the accidents and attacks out.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Two generations in about a minute.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -30,7 +31,14 @@ def demo(
 
     chosen = line or run.default_line(quick=quick)
     plan = run.make_plan(
-        chosen, generations=generations, devices=fleet, seed=seed, labels=labels, folder=out, quick=quick
+        chosen,
+        generations=generations,
+        devices=fleet,
+        seed=seed,
+        labels=labels,
+        folder=out,
+        quick=quick,
+        calm=calm,
     )
     found = run.demo(plan, say=say)
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from fleetmill.core.line import Line, Recipe
 from fleetmill.device.enrolment import Token
 from fleetmill.home import Home
 from fleetmill.receive import roll
+from fleetmill.seams import processes
 
 _QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _TOML = """# Written by `fleetmill demo`.
 seed = {seed}
 port = 0
+poll_seconds = 10.0
 
 [lines.{line}]
 turns = {generations}
@@ -49,11 +52,17 @@ class Plan:
     seed: int
     labels: str
     folder: Path
+    calm: bool = False  # no accidents
 
     @property
     def home(self) -> Path:
         """The factory's home."""
         return self.folder / "home"
+
+    @property
+    def controls(self) -> Path:
+        """Where the control's models lie."""
+        return self.folder / "control"
 
 
 class Processes:
@@ -71,25 +80,43 @@ class Processes:
         Raises:
             EngineError: it ended instead; its last words are in the message.
         """
-        command = [*_fleetmill(), "up", "--home", str(plan.home), "--port", str(port)]
+        words = [*command(), "up", "--home", str(plan.home), "--port", str(port)]
         with (self._folder / "factory.log").open("a") as log:
-            self.factory = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
+            self.factory = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
         line = self.factory.stdout.readline() if self.factory.stdout else ""
         if not line.startswith("factory "):
             raise EngineError(f"the factory did not start: {(self._folder / 'factory.log').read_text()[-500:]}")
         self.address = line.split()[1]
 
-    def start_device(self, plan: Plan, name: str, token: str) -> None:
+    def kill_factory(self) -> float:
+        """SIGKILL; CPU seconds that it had used. When this returns its loop is gone too."""
+        assert self.factory is not None
+        family = processes.family(self.factory.pid)
+        used = sum(map(processes.cpu_seconds, family[1:]))  # nobody waits for these: their time would be lost
+        self.factory.kill()
+        self.factory.wait()
+        if self.factory.stdout is not None:
+            self.factory.stdout.close()
+        while any(map(processes.is_alive, family)):
+            time.sleep(0.01)
+        return used
+
+    def kill_device(self, name: str) -> None:
+        """SIGKILL."""
+        self.devices[name].kill()
+        self.devices[name].wait()
+
+    def start_device(self, plan: Plan, name: str, token: str, *, factory: str = "") -> None:
         """Start one device agent; a device that ran before goes on from its folder."""
         folder = self._folder / "devices" / name
         folder.mkdir(parents=True, exist_ok=True)
-        command = [
-            *_fleetmill(),
-            *("device", "run", "--factory", self.address, "--line", plan.line.name),
+        words = [
+            *command(),
+            *("device", "run", "--factory", factory or self.address, "--line", plan.line.name),
             *("--device-home", str(folder), "--token", token, "--simulator-log", str(folder / "simulator.log")),
         ]
         with (folder / "agent.log").open("ab") as log:
-            self.devices[name] = subprocess.Popen(command, stdout=log, stderr=log, env=_environment())
+            self.devices[name] = subprocess.Popen(words, stdout=log, stderr=log, env=_environment())
 
     def ended(self) -> list[str]:
         """Children that ended by themselves, which none should."""
@@ -112,11 +139,11 @@ class Processes:
 @contextmanager
 def open_processes(folder: Path) -> Iterator[Processes]:
     """Children that are ended however this ends."""
-    processes = Processes(folder)
+    children = Processes(folder)
     try:
-        yield processes
+        yield children
     finally:
-        processes.stop()
+        children.stop()
 
 
 def write_settings(plan: Plan) -> None:
@@ -163,7 +190,8 @@ def _value(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _fleetmill() -> list[str]:
+def command() -> list[str]:
+    """What starts this very installation's command line."""
     return [sys.executable, "-m", "fleetmill.cli"]
 
 

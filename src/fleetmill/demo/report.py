@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fleetmill.core import evidence
@@ -42,7 +41,7 @@ class Measured:
     control_generation: int
 
 
-def measure(plan: Plan, home: Home, controls: Path) -> Measured:
+def measure(plan: Plan, home: Home) -> Measured:
     """Drive the report's worlds. A model that stays in the field is driven once."""
     seeds = range(REPORT_SEEDS, REPORT_SEEDS + plan.recipe.report_trials)
     known: dict[str, Side] = {}
@@ -56,7 +55,7 @@ def measure(plan: Plan, home: Home, controls: Path) -> Measured:
         field.append(known[model])
     chain = max(accepted - 1, 0)
     return Measured(
-        field=field, control=_drive(plan, home, control.model(controls, chain), seeds), control_generation=chain
+        field=field, control=_drive(plan, home, control.model(plan.controls, chain), seeds), control_generation=chain
     )
 
 

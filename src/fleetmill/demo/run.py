@@ -6,21 +6,27 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fleetmill import due, lines
+from fleetmill import lines
 from fleetmill.core.errors import EngineError, InvalidInputError
 from fleetmill.core.line import Line
 from fleetmill.demo import control, report
 from fleetmill.demo.fleet import Plan, Processes, invite, open_processes, write_settings
+from fleetmill.demo.mishaps import Mishaps, open_mishaps
 from fleetmill.home import Home, init_home, open_home
 from fleetmill.release import publish as release
+from fleetmill.seams.ledger import Fact
 from fleetmill.settings import read_settings
 
 Say = Callable[[str], None]
 _LOOK_SECONDS = 0.3
+_SIGN_SECONDS = 4.0
+_GIVE_UP_SECONDS = 12.0  # after the last turn, for accidents whose moment has not come
+_LIMIT_SECONDS = 180.0  # after the last turn, for everything
+_FINAL_STATES = ("confirmed", "failed")
 _AUDIT = Path(__file__).parents[3] / "scripts" / "audit.py"
 
 
@@ -39,6 +45,7 @@ def make_plan(
     labels: str,
     folder: Path | None,
     quick: bool,
+    calm: bool = False,
 ) -> Plan:
     """What is asked for, completed from the line's recipe.
 
@@ -57,6 +64,7 @@ def make_plan(
         seed=seed,
         labels=labels,
         folder=folder or Path(f"demo-{line}-{seed}"),
+        calm=calm,
     )
     if plan.generations < 1 or not 3 <= plan.devices <= 99 or not 0 <= plan.seed < 90:
         raise InvalidInputError("demo: give at least 1 generation, 3 to 99 devices, and a seed from 0 to 89")
@@ -81,12 +89,12 @@ def demo(plan: Plan, *, say: Say) -> dict[str, Any]:
     with open_home(settings, own=False, workers=settings.workers) as home:
         tokens = invite(plan, home)
         with open_processes(plan.folder) as processes:
-            trained = _turn_all(plan, home, processes, tokens, say)
+            lost = _turn_all(plan, home, processes, tokens, say)
         say("driving the report's worlds with each generation's model and the control")
-        measured = report.measure(plan, home, trained)
+        measured = report.measure(plan, home)
     audit = _audit(plan)
     found = report.make(
-        plan, settings, measured, audit=audit, cpu_seconds=_cpu(), wall_seconds=time.monotonic() - began
+        plan, settings, measured, audit=audit, cpu_seconds=_cpu() + lost, wall_seconds=time.monotonic() - began
     )
     report.write(plan, found)
     if audit["exit_code"]:
@@ -94,46 +102,64 @@ def demo(plan: Plan, *, say: Say) -> dict[str, Any]:
     return found
 
 
-def _turn_all(plan: Plan, home: Home, processes: Processes, tokens: dict[str, str], say: Say) -> Path:
+def _turn_all(plan: Plan, home: Home, processes: Processes, tokens: dict[str, str], say: Say) -> float:
+    """The whole life of the fleet, with the control trained beside it; CPU seconds of what was killed in it."""
     processes.start_factory(plan)
-    for name, token in tokens.items():
-        processes.start_device(plan, name, token)
-    say(f"factory and {plan.devices} devices are up at {processes.address}")
-    folder = plan.folder / "control"
-    chain = control.start(plan.home, plan.line.name, folder, plan.generations)
-    try:
-        _watch(plan, home, processes, say)
-        if chain.wait() != 0:
-            raise EngineError(f"training the control ended with exit code {chain.returncode}")
-    finally:
-        chain.terminate()
-        chain.wait()
-    return folder
+    with open_mishaps(plan, home, processes, tokens, calm=plan.calm) as mishaps:
+        for name, token in tokens.items():
+            processes.start_device(plan, name, token, factory=mishaps.address(name))
+        say(f"factory and {plan.devices} devices are up; watch them at {processes.address}/")
+        chain = control.start(plan.home, plan.line.name, plan.controls, plan.generations)
+        try:
+            _watch(plan, home, processes, mishaps, say)
+            if chain.wait() != 0:
+                raise EngineError(f"training the control ended with exit code {chain.returncode}")
+        finally:
+            chain.terminate()
+            chain.wait()
+        return mishaps.cpu_seconds
 
 
-def _watch(plan: Plan, home: Home, processes: Processes, say: Say) -> None:
-    """Wait until every generation was turned and the last release was confirmed or refused by each device."""
-    told = 0
+def _watch(plan: Plan, home: Home, processes: Processes, mishaps: Mishaps, say: Say) -> None:
+    """Until every generation was turned, every accident has ended and every device runs the last release."""
+    facts: list[Fact] = []
+    told, signed, limit = 0, 0.0, float("inf")
     while True:
         if dead := processes.ended():
             raise EngineError(f"{', '.join(dead)} ended early; see the logs in {plan.folder}")
-        done = due.turns(home, plan.line)
-        for turn in range(told, done):
-            fact = home.ledger.get("turn_ended", f"{plan.line.name}/{turn}").record
-            say(f"generation {turn}: {fact['decision']}" + (f", release {fact['release']}" if fact["release"] else ""))
-        told = done
-        if done >= plan.generations and not _unconfirmed(plan, home):
-            return
+        facts += home.ledger.read(after=facts[-1].seq if facts else 0)
+        turned = [f.record for f in facts if f.kind == "turn_ended"]
+        for fact in turned[told:]:
+            release = f", release {fact['release']}" if fact["release"] else ""
+            say(f"generation {fact['turn']}: {fact['decision'].replace('_', ' ')}{release}")
+        told = len(turned)
+        mishaps.look(facts, say)
+        if told >= plan.generations:
+            open_ends = [*mishaps.running(), *_unconfirmed(plan, home, facts)]
+            if not open_ends and not mishaps.waiting():
+                return
+            limit = min(limit, time.monotonic() + _LIMIT_SECONDS)
+            if not open_ends and time.monotonic() > limit - _LIMIT_SECONDS + _GIVE_UP_SECONDS:
+                mishaps.give_up()
+                return
+            if time.monotonic() > limit:
+                raise EngineError(f"{', '.join(open_ends)}: did not come to an end; see the logs in {plan.folder}")
+            if time.monotonic() - signed > _SIGN_SECONDS:  # what comes after an attack: a list with higher numbers
+                home.repository.sign_anew(now_ns=home.clock())
+                signed = time.monotonic()
         time.sleep(_LOOK_SECONDS)
 
 
-def _unconfirmed(plan: Plan, home: Home) -> int:
+def _unconfirmed(plan: Plan, home: Home, facts: Sequence[Fact]) -> list[str]:
+    """Devices that have not said what became of the last release."""
     champion = release.champion(home.ledger, plan.line.name)
     if champion is None:
-        return 0
-    reports = [f.record["report"] for f in home.ledger.read(kind="deployment")]
-    answered = {r["device"] for r in reports if r["release_counter"] == champion.counter}
-    return plan.devices - len(answered)
+        return []
+    reports = [f.record["report"] for f in facts if f.kind == "deployment"]
+    answered = {
+        r["device"] for r in reports if r["release_counter"] == champion.counter and r["state"] in _FINAL_STATES
+    }
+    return [f.key for f in facts if f.kind == "device" and f.key not in answered]
 
 
 def _audit(plan: Plan) -> dict[str, Any]:

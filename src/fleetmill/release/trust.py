@@ -10,13 +10,12 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (  # type: ignore[attr-defined]
@@ -30,11 +29,11 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
 )
 
 from fleetmill.core.errors import ConflictError, IntegrityError, NotFoundError
+from fleetmill.release import keys as key_files
+from fleetmill.release.keys import ONLINE, Keys, Role
 from fleetmill.release.trust_rule import Published, Target, is_due, merge
 from fleetmill.seams.files import sweep, write_whole
 
-Role = Literal["root", "targets", "snapshot", "timestamp"]
-ROLES: tuple[Role, ...] = ("root", "targets", "snapshot", "timestamp")
 _DAY_NS = 86_400 * 10**9
 LIFE_NS: dict[Role, int] = {
     "root": 365 * _DAY_NS,
@@ -67,20 +66,21 @@ class _Current:
     timestamp: Timestamp
 
 
-def create(folder: Path, keys: Path, *, now_ns: int) -> bytes:
-    """Make the repository in `folder` and its four keys in `keys`; gives the newest root, which devices are born with.
+def create(folder: Path, keys: Path, *, now_ns: int, root_key: Path | None = None) -> bytes:
+    """Make the repository in `folder` and its keys in `keys`; gives the newest root, which devices are born with.
 
-    May be called again: a half-made repository is completed, a whole one is left as it is. root.pem signs only roots,
-    so it may be moved offline once this has returned.
+    `root_key`: the file that root's key is written to, instead of ``keys/root.pem``. It signs only roots, so it may be
+    moved offline once this has returned. May be called again: a half-made repository is completed, a whole one is left
+    as it is.
 
     Raises:
-        ConflictError: `folder` holds a repository of other keys.
+        ConflictError: `folder` holds a repository of other keys, or `root_key` the key of another.
         IntegrityError: what lies in `folder` is damaged.
         UnavailableError: the disk refused.
     """
     keys.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    repository = Repository(folder, keys)
+    repository = Repository(folder, keys, root_key)
     with repository._alone():
         if not _root_versions(folder):
             repository._begin(now_ns)
@@ -107,8 +107,8 @@ def open_repository(folder: Path, keys: Path) -> Repository:
 class Repository:
     """Publishes targets under signatures. Safe for several processes: one writes at a time, readers never wait."""
 
-    def __init__(self, folder: Path, keys: Path) -> None:
-        self._folder, self._keys = folder, keys
+    def __init__(self, folder: Path, keys: Path, root_key: Path | None = None) -> None:
+        self._folder, self._keys = folder, Keys(keys, root_key)
 
     def publish(self, targets: Sequence[Target], *, now_ns: int, retire: Sequence[str] = ()) -> Versions:
         """Add `targets` and drop the paths in `retire`, in one new targets version.
@@ -157,7 +157,7 @@ class Repository:
         with self._alone():
             current = self._current()
             if self._is_due(current.root, "root", now_ns):
-                self._renew_root(current.root, now_ns)
+                self._renew_root(current.root, now_ns, self._keys.signer("root", current.root.roles["root"].keyids))
             if self._is_due(current.targets, "targets", now_ns):
                 current = self._commit(current, now_ns, targets=_published(current.targets))
             elif self._is_due(current.snapshot, "snapshot", now_ns):
@@ -165,6 +165,81 @@ class Repository:
             elif self._is_due(current.timestamp, "timestamp", now_ns):
                 self._stamp(current.timestamp.snapshot_meta, current.timestamp.version + 1, now_ns)
             return _versions(self._current())
+
+    def sign_anew(self, *, now_ns: int) -> Versions:
+        """Sign the same list again under higher numbers: what devices believe after somebody has used stolen keys once.
+
+        Raises:
+            IntegrityError: the metadata on disk is damaged.
+            UnavailableError: the disk refused.
+        """
+        with self._alone():
+            return _versions(self._commit(self._current(), now_ns))
+
+    def renew(self, root_key: Path, *, now_ns: int, replace: Sequence[Role] = ()) -> Versions:
+        """Sign root for another life with `root_key`, with new keys for the roles in `replace`; then all below.
+
+        Needs no online key that is replaced: it may be lost, or another's. Killed anywhere it is called again; until
+        then devices take nothing new, and lose nothing.
+
+        Raises:
+            ConflictError: `root_key` is not the one that root names.
+            IntegrityError: the metadata on disk is damaged.
+            UnavailableError: the disk refused.
+        """
+        with self._alone():
+            root, _ = self._root()
+            signer = key_files.read(root_key)
+            if signer.public_key.keyid not in root.roles["root"].keyids:
+                raise ConflictError(f"{root_key}: is not the root key that {self._folder} trusts. Give the right one")
+            current = self._last_whole()
+            for role in ONLINE:
+                self._keys.settle(role, root.roles[role].keyids)
+            for role in replace:
+                for old in list(root.roles[role].keyids):
+                    root.revoke_key(old, role)
+                root.add_key(self._keys.draw(role).public_key, role)
+            self._renew_root(root, now_ns, signer)
+            renewed = self._commit(current, now_ns, targets=_published(current.targets))
+            for role in ONLINE:
+                self._keys.settle(role, root.roles[role].keyids)
+            return _versions(renewed)
+
+    def expiries(self) -> dict[Role, int]:
+        """Until when each role's metadata is good, in ns since 1970.
+
+        Raises:
+            IntegrityError: the metadata on disk is damaged.
+        """
+        c = self._current()
+        signed: dict[Role, Root | Targets | Snapshot | Timestamp] = {
+            "root": c.root,
+            "targets": c.targets,
+            "snapshot": c.snapshot,
+            "timestamp": c.timestamp,
+        }
+        return {role: _ns(metadata.expires) for role, metadata in signed.items()}
+
+    def key_faults(self) -> dict[Role, str]:
+        """Online keys that are missing, damaged, or not the ones that root names; why, by role.
+
+        Raises:
+            IntegrityError: root itself is damaged.
+        """
+        root, _ = self._root()
+        found: dict[Role, str] = {}
+        for role in ONLINE:
+            try:
+                self._keys.signer(role, root.roles[role].keyids)
+            except (ConflictError, IntegrityError) as error:
+                found[role] = str(error)
+        return found
+
+    def files(self) -> set[str]:
+        """Names of the metadata files that are in force: what timestamp.json leads to, and every root."""
+        c = self._current()
+        roots = {f"{n}.root.json" for n in _root_versions(self._folder)}
+        return {"timestamp.json", f"{c.snapshot.version}.snapshot.json", f"{c.targets.version}.targets.json", *roots}
 
     def root(self) -> bytes:
         """The newest root's bytes; checks that the keys at hand are the ones that it names.
@@ -174,9 +249,8 @@ class Repository:
             IntegrityError: the root on disk is damaged.
         """
         root, data = self._root()
-        for role in ROLES[1:]:
-            if self._signer(role).public_key.keyid not in root.roles[role].keyids:
-                raise ConflictError(f"{self._keys / role}.pem: is not the {role} key that {self._folder} trusts")
+        for role in ONLINE:
+            self._keys.signer(role, root.roles[role].keyids)
         return data
 
     @contextmanager
@@ -186,7 +260,7 @@ class Repository:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             sweep(self._folder)
-            sweep(self._keys)
+            self._keys.sweep()
             yield
         finally:
             os.close(handle)
@@ -194,12 +268,10 @@ class Repository:
     def _begin(self, now_ns: int) -> None:
         """Make the keys that are missing and the first root. Only for `create`."""
         root = Root(version=1, expires=_expiry("root", now_ns), consistent_snapshot=True)
-        for role in ROLES:
-            path = self._keys / f"{role}.pem"
-            if not path.exists():
-                write_whole(path, CryptoSigner.generate_ed25519().private_bytes, mode=0o600)
-            root.add_key(self._signer(role).public_key, role)
-        self._write("root", root)
+        self._keys.make()
+        for role in key_files.ROLES:
+            root.add_key(self._keys.signer(role).public_key, role)
+        self._write("root", root, self._keys.signer("root"))
 
     def _fill(self, now_ns: int) -> None:
         """Version 1 of everything below the root. Only for `create`."""
@@ -224,18 +296,29 @@ class Repository:
         timestamp = Timestamp(version=version, expires=_expiry("timestamp", now_ns), snapshot_meta=snapshot)
         self._write("timestamp", timestamp)
 
-    def _renew_root(self, root: Root, now_ns: int) -> None:
-        """The same root for another life, signed by the key that signed the one before."""
+    def _renew_root(self, root: Root, now_ns: int, signer: CryptoSigner) -> None:
+        """This root for another life, signed by the key that signed the one before."""
         root.version, root.expires = root.version + 1, _expiry("root", now_ns)
-        self._write("root", root)
+        self._write("root", root, signer)
 
     def _is_due(self, signed: Root | Targets | Snapshot | Timestamp, role: Role, now_ns: int) -> bool:
-        has_key = (self._keys / f"{role}.pem").exists()  # root's, later targets', may be offline
-        expires_ns = (signed.expires - _EPOCH) // timedelta(seconds=1) * 10**9
-        return has_key and is_due(expires_ns=expires_ns, life_ns=LIFE_NS[role], now_ns=now_ns)
+        has_key = self._keys.has(role)  # root's, later targets', may be offline
+        return has_key and is_due(expires_ns=_ns(signed.expires), life_ns=LIFE_NS[role], now_ns=now_ns)
 
     def _current(self) -> _Current:
-        root, _ = self._root()
+        return self._under(self._root()[0])
+
+    def _last_whole(self) -> _Current:
+        """What is published now; after a renewal that was cut short, what was published before it."""
+        try:
+            return self._current()
+        except IntegrityError as error:
+            for version in reversed(_root_versions(self._folder)[:-1]):
+                with suppress(IntegrityError):
+                    return self._under(self._read(Root, f"{version}.root.json", None))
+            raise IntegrityError(str(error)) from error
+
+    def _under(self, root: Root) -> _Current:
         timestamp = self._read(Timestamp, "timestamp.json", root)
         snapshot = self._read(
             Snapshot, f"{timestamp.snapshot_meta.version}.snapshot.json", root, timestamp.snapshot_meta
@@ -265,21 +348,12 @@ class Repository:
             raise IntegrityError(f"{self._folder / name}: {error}; bring the file back from a copy") from error
         return signed
 
-    def _write(self, role: Role, signed: _Signed) -> bytes:
+    def _write(self, role: Role, signed: _Signed, signer: CryptoSigner | None = None) -> bytes:
         metadata = Metadata(signed)
-        metadata.sign(self._signer(role))
+        metadata.sign(signer or self._keys.signer(role, self._root()[0].roles[role].keyids))
         data = metadata.to_bytes()
         write_whole(self._folder / ("timestamp.json" if role == "timestamp" else f"{signed.version}.{role}.json"), data)
         return data
-
-    def _signer(self, role: Role) -> CryptoSigner:
-        path = self._keys / f"{role}.pem"
-        try:
-            return CryptoSigner(load_pem_private_key(path.read_bytes(), password=None))
-        except FileNotFoundError as error:
-            raise ConflictError(f"{path}: the {role} key is not here; bring it, or make a repository anew") from error
-        except ValueError as error:
-            raise IntegrityError(f"{path}: is no PKCS8 PEM private key; bring it back from a copy") from error
 
 
 def _targets(published: Published, *, version: int, now_ns: int) -> Targets:
@@ -312,6 +386,10 @@ def _versions(current: _Current) -> Versions:
 
 def _named(signed: Targets | Snapshot, data: bytes) -> MetaFile:
     return MetaFile.from_data(signed.version, data, ["sha256"])
+
+
+def _ns(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(seconds=1) * 10**9
 
 
 def _expiry(role: Role, now_ns: int) -> datetime:

@@ -6,6 +6,8 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -23,3 +25,33 @@ def be_child_of(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def family(pid: int) -> list[int]:
+    """A process and everything that it started, itself first (Linux; elsewhere itself alone)."""
+    found = [pid]
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends meanwhile has no more children
+            for child in path.read_text().split():
+                found += family(int(child))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that died and was not waited for does not."""
+    stat = _stat(pid)
+    return bool(stat) and stat[0] not in "ZX"
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds that a running process has used, its ended children included; 0 when it is gone."""
+    stat = _stat(pid)
+    return sum(map(int, stat[11:15])) / os.sysconf("SC_CLK_TCK") if stat else 0.0
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields after the name (proc(5)); none when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
