@@ -141,13 +141,13 @@ def test_without_a_home_it_says_how_to_make_one(run, home, words):
 
 
 def test_a_home_of_a_newer_version_is_left_alone(run, made):
-    (made / "home.json").write_text('{"format":2}')
+    (made / "home.json").write_text('{"format":3}')
 
     for words in (["init"], ["status"], ["up"]):
         ran = run(*words)
         assert ran.code == BAD_INPUT
-        assert "home.json: format 2, this version reads up to 1. Update fleetmill" in ran.line
-    assert (made / "home.json").read_text() == '{"format":2}'
+        assert "home.json: format 3, this version reads up to 2. Update fleetmill" in ran.line
+    assert (made / "home.json").read_text() == '{"format":3}'
 
 
 @pytest.mark.parametrize("mark", ["", "{}", "[]", '{"format":"1"}', '{"format":0}', "\0"])
@@ -157,7 +157,7 @@ def test_a_damaged_home_says_how_to_restore_it(run, made, mark):
     ran = run("status")
 
     assert ran.code == BAD_INPUT
-    assert 'Restore it: {"format": 1}' in ran.line
+    assert 'Restore it: {"format": 2}' in ran.line
 
 
 def test_a_folder_that_holds_something_else_is_no_place_for_a_home(run, home):

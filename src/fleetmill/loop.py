@@ -20,6 +20,7 @@ from fleetmill.core.model import ModelVersion, Run
 from fleetmill.core.recording import Session
 from fleetmill.core.release import Release
 from fleetmill.core.verdict import Verdict
+from fleetmill.findings import observe
 from fleetmill.home import Home
 from fleetmill.judge import people
 from fleetmill.judge import prove as judge
@@ -27,6 +28,7 @@ from fleetmill.receive import inbox
 from fleetmill.refine import run as refine
 from fleetmill.release import publish as release
 from fleetmill.seams.ledger import Draft
+from fleetmill.seams.processes import cpu_seconds_here
 from fleetmill.settings import CampaignSettings
 from fleetmill.train import trainer
 
@@ -54,6 +56,7 @@ def turn(home: Home, line: Line, *, progress: Progress = lambda step, of, metric
     """
     if due.awaited(home, line):
         return None
+    used = cpu_seconds_here()
     begun = begin(home, line)
     if begun is None:
         return None
@@ -69,9 +72,19 @@ def turn(home: Home, line: Line, *, progress: Progress = lambda step, of, metric
     )
     candidate = learn(home, line, dataset, champion, progress)
     verdict = prove(home, line, dataset.digest, candidate, champion, number)
+    observe.note_cost(home.ledger, line, turn=number, cpu_seconds=cpu_seconds_here() - used)
     if due.awaited(home, line):
         return None  # the turn stays open: the next call finds its place here
     released = ship(home, line, candidate, verdict, number, next_campaign(home, line, number + 1))
+    observe.observe(
+        home.ledger,
+        home.blobs,
+        line,
+        turn=number,
+        verdict=judge.key(line, number, candidate),
+        release=released.counter if released else 0,
+        sign=home.repository.sign_statement,
+    )
     record = {
         "line": line.name,
         "turn": number,

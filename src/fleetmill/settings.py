@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fleetmill.core.errors import InvalidInputError, NotFoundError
 from fleetmill.core.plain import build
+from fleetmill.logs import LEVELS
 
 FILE = "fleetmill.toml"
 APPROVALS = ("none", "required")
@@ -56,11 +57,23 @@ class Settings:
     workers: int = 2  # processes that judge side by side
     seed: int = 0  # of training, gate and simulated fleets
     poll_seconds: float = 20.0  # how long a device's question may wait for news
+    log_level: str = "info"  # of `fleetmill up`: debug, info, warning or error
+    log_file: str = ""  # where its log lines go, the file turned over at 10 MB; "": to stderr
+    metrics_open: bool = False  # true: /metrics answers other machines too, not this one alone
     lines: Mapping[str, LineSettings] = field(default_factory=dict)  # tables [lines.NAME]
 
     def line(self, name: str) -> LineSettings:
         """The settings of a line; defaults where the file has no table for it."""
         return self.lines.get(name, LineSettings())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One setting as it is in force, and where it came from."""
+
+    name: str  # dotted, e.g. lines.NAME.turn_when.hours
+    value: Any
+    source: str  # default, fleetmill.toml, environment NAME, or flag
 
 
 def read_settings(*, home: Path | None = None, environment: Mapping[str, str] = os.environ, **flags: Any) -> Settings:
@@ -69,24 +82,73 @@ def read_settings(*, home: Path | None = None, environment: Mapping[str, str] = 
     Raises:
         InvalidInputError: an unknown or malformed setting; names it and where it stands.
     """
+    return _read(home, environment, flags)[0]
+
+
+def explain(*, home: Path | None = None, environment: Mapping[str, str] = os.environ, **flags: Any) -> list[Setting]:
+    """Every setting in force with its source, those of each line that the file names too.
+
+    Raises:
+        InvalidInputError: see `read_settings`.
+    """
+    settings, sources = _read(home, environment, flags)
+    return list(_explained(settings, sources, ""))
+
+
+def _read(
+    home: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]
+) -> tuple[Settings, dict[str, str]]:
+    """The settings, and by dotted name where each that is no default came from."""
     place = home or Path(environment.get("FLEETMILL_HOME", "fleetmill-home"))
     found = _file(place / FILE)
+    sources = dict.fromkeys(_names(found, ""), FILE)
+    if home or "FLEETMILL_HOME" in environment:
+        sources["home"] = "flag" if home else "environment FLEETMILL_HOME"
     for f in fields(Settings):
         name = f"FLEETMILL_{f.name.upper()}"
         if f.name not in ("home", "lines") and name in environment:
-            found[f.name] = _number(environment[name], f.type, name)
+            found[f.name] = _value(environment[name], f.type, name)
+            sources[f.name] = f"environment {name}"
     try:
         settings = build(Settings, {**found, "home": place}, FILE)
     except InvalidInputError as error:
         raise InvalidInputError(f"{place / FILE}: {error}") from None
-    settings = replace(settings, **{name: value for name, value in flags.items() if value is not None})
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = replace(settings, **given)
+    sources.update(dict.fromkeys(given, "flag"))
+    _check(settings)
+    return settings, sources
+
+
+def _names(table: Mapping[str, Any], above: str) -> Iterator[str]:
+    """The dotted name of every value in the file, and of every table."""
+    for name, value in table.items():
+        yield f"{above}{name}"
+        if isinstance(value, Mapping):
+            yield from _names(value, f"{above}{name}.")
+
+
+def _explained(record: Any, sources: Mapping[str, str], above: str) -> Iterator[Setting]:
+    pairs = (
+        record.items() if isinstance(record, Mapping) else ((f.name, getattr(record, f.name)) for f in fields(record))
+    )
+    for name, value in pairs:
+        dotted = f"{above}{name}"
+        if value and (isinstance(value, Mapping) or is_dataclass(value)):
+            yield from _explained(value, sources, f"{dotted}.")
+        else:
+            yield Setting(name=dotted, value=value, source=sources.get(dotted, "default"))
+
+
+def _check(settings: Settings) -> None:
     if not 0 <= settings.port < 65536:
         raise InvalidInputError(f"port {settings.port}: must be from 0 (any free one) to 65535")
     if settings.workers < 1:
         raise InvalidInputError(f"workers {settings.workers}: must be at least 1")
+    if settings.log_level not in LEVELS:
+        raise InvalidInputError(f"log_level {settings.log_level!r}: must be one of {', '.join(LEVELS)}")
     for name, line in settings.lines.items():
         _check_line(name, line)
-    return settings
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -146,10 +208,16 @@ def _check_names(table: Any, cls: type, where: str) -> None:
         _check_names(table.get("turn_when", {}), TurnWhen, f"{where}: turn_when")
 
 
-def _number(text: str, kind: Any, name: str) -> Any:
-    if kind == "str":
-        return text
+def _value(text: str, kind: Any, name: str) -> Any:
+    """What stands in an environment variable, as the setting's type."""
     try:
-        return {"int": int, "float": float}[str(kind)](text)
-    except ValueError:
+        return _READ[str(kind)](text)
+    except (ValueError, KeyError):
         raise InvalidInputError(f"{name}={text!r}: must be {kind}") from None
+
+
+def _truth(text: str) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+
+
+_READ: Mapping[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "bool": _truth}

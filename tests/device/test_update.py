@@ -31,6 +31,7 @@ from fleetmill.device.update_rule import (
     SignedTarget,
     choose,
 )
+from fleetmill.release.keys import Keys
 from fleetmill.release.trust import Repository, create, open_repository
 from fleetmill.release.trust_rule import Target
 from killing import every_death, watched
@@ -260,7 +261,7 @@ def sign(factory: Factory, role: str, signed: Any) -> bytes:
 
 
 def key(factory: Factory, role: str) -> CryptoSigner:
-    return Repository(factory.folder, factory.keys)._signer(role)  # type: ignore[arg-type]
+    return Keys(factory.keys).signer(role)  # type: ignore[arg-type]
 
 
 def test_a_thief_of_the_online_keys_cannot_bring_back_old_targets(factory: Factory, look: Look) -> None:

@@ -1,7 +1,7 @@
 """Make the golden files: small bytes of every format that we write, from fixed inputs.
 
-``python tests/golden/make.py`` writes what is missing under ``tests/golden/v1`` and changes nothing that is there: a
-golden file is what an older version wrote. A new format version gets a folder of its own.
+``python tests/golden/make.py`` writes what is missing under ``tests/golden/v1`` and ``v2``, and changes nothing that is
+there: a golden file is what an older version wrote. A new format version gets a folder of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fleetmill.seams.ledger import Draft, open_ledger
 from fleetmill.seams.tables import Place, write_table
 from fleetmill.settings import Settings
 
-V1 = Path(__file__).parent / "v1"
+V1, V2 = (Path(__file__).parent / version for version in ("v1", "v2"))
 START = 1_767_225_600_000_000_000
 PERIOD = 50_000_000
 FEATURES = (
@@ -181,10 +181,11 @@ def a_log() -> bytes:
 
 
 def a_home() -> bytes:
-    """The mark of a home."""
+    """The mark of a home; the version that made it is taken out, since it changes with each."""
     with tempfile.TemporaryDirectory() as folder:
         init_home(Settings(home=Path(folder) / "home"), now_ns=START)
-        return (Path(folder) / "home" / "home.json").read_bytes()
+        mark = canonical.loads((Path(folder) / "home" / "home.json").read_bytes())
+        return canonical.dumps({**mark, "made_by": "VERSION"})
 
 
 def golden_frames() -> bytes:
@@ -203,17 +204,18 @@ MAKERS: dict[str, Callable[[], bytes]] = {
     "campaign.json": lambda: canonical.dumps(plain(CAMPAIGN)),
     "manifest.json": lambda: canonical.dumps(plain(SESSION)),
     "golden.npz": golden_frames,
-    "home.json": a_home,
 }
+SINCE_V2: dict[str, Callable[[], bytes]] = {"home.json": a_home}  # v1 has another: {"format":1}
 
 
 def main() -> None:
     """Write what is missing."""
-    V1.mkdir(exist_ok=True)
-    for name, make in MAKERS.items():
-        if not (V1 / name).exists():
-            (V1 / name).write_bytes(make())
-            sys.stdout.write(json.dumps({"made": name}) + "\n")
+    for folder, makers in ((V1, MAKERS), (V2, SINCE_V2)):
+        folder.mkdir(exist_ok=True)
+        for name, make in makers.items():
+            if not (folder / name).exists():
+                (folder / name).write_bytes(make())
+                sys.stdout.write(json.dumps({"made": f"{folder.name}/{name}"}) + "\n")
 
 
 if __name__ == "__main__":

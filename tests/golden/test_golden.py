@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make import BEGIN, CAMPAIGN, FEATURES, MAKERS, POSTING, SESSION, START, V1, episode, messages, place
+from make import BEGIN, CAMPAIGN, FEATURES, MAKERS, POSTING, SESSION, SINCE_V2, START, V1, V2, episode, messages, place
 
 from fleetmill.core import canonical
 from fleetmill.core.fleet import Campaign
@@ -26,12 +26,18 @@ LIBRARYS_OWN = {"table.arrow"}  # Arrow promises that it is read, not how it is 
 
 
 def test_there_is_a_golden_file_of_every_format() -> None:
-    assert sorted(p.name for p in V1.iterdir()) == sorted(MAKERS)
+    assert sorted(p.name for p in V1.iterdir()) == sorted([*MAKERS, *SINCE_V2])
+    assert sorted(p.name for p in V2.iterdir()) == sorted(SINCE_V2)
 
 
 @pytest.mark.parametrize("name", sorted(set(MAKERS) - LIBRARYS_OWN))
 def test_todays_code_writes_the_same_bytes(name: str) -> None:
     assert MAKERS[name]() == (V1 / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", sorted(SINCE_V2))
+def test_todays_code_writes_the_same_bytes_as_format_2(name: str) -> None:
+    assert SINCE_V2[name]() == (V2 / name).read_bytes()
 
 
 def test_facts_are_read_and_their_chain_holds() -> None:
@@ -101,11 +107,12 @@ def test_golden_frames_are_read_without_pickle() -> None:
         np.testing.assert_array_equal(stored["out.steer"], np.float32([8.5, 26.5]))
 
 
-def test_a_home_of_then_is_a_home_now(tmp_path: Path) -> None:
+@pytest.mark.parametrize("then", [V1, V2], ids=["v1", "v2"])
+def test_a_home_of_then_is_a_home_now(tmp_path: Path, then: Path) -> None:
     home = tmp_path / "home"
     init_home(Settings(home=home), now_ns=START)
-    shutil.copy(V1 / "home.json", home / "home.json")
+    shutil.copy(then / "home.json", home / "home.json")
 
     init_home(Settings(home=home), now_ns=START)
 
-    assert (home / "home.json").read_bytes() == (V1 / "home.json").read_bytes()
+    assert (home / "home.json").read_bytes() == (then / "home.json").read_bytes()

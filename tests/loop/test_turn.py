@@ -15,6 +15,7 @@ from fleetmill.settings import Settings
 from fleetmill.testing import Clock, tiny_file, tiny_line
 
 SKIP = {"invited"}  # holds a fresh secret's digest
+MEASURED = {"cost", "findings"}  # CPU and wall time are what they were, so only that these are there is compared
 
 
 class Killed(BaseException):
@@ -74,7 +75,11 @@ def home(tmp_path):
 
 
 def facts(home):
-    return {(f.kind, f.key): canonical.dumps(f.record) for f in home.ledger.read() if f.kind not in SKIP}
+    return {
+        (f.kind, f.key): b"" if f.kind in MEASURED else canonical.dumps(f.record)
+        for f in home.ledger.read()
+        if f.kind not in SKIP
+    }
 
 
 def test_two_turns_learn_what_the_field_teaches(home, tmp_path):

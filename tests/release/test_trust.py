@@ -18,7 +18,8 @@ from tuf.ngclient import FetcherInterface, Updater
 from fleetmill.core.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError, UnavailableError
 from fleetmill.core.ids import sha256
 from fleetmill.core.line import Judging, Line, ModelSpec
-from fleetmill.release.trust import LIFE_NS, ROLES, Repository, Versions, create, open_repository
+from fleetmill.release.keys import ROLES
+from fleetmill.release.trust import LIFE_NS, Repository, Versions, create, open_repository
 from fleetmill.release.trust_rule import Published, Target, merge, release_custom
 from killing import every_death
 
@@ -123,9 +124,9 @@ def test_a_repository_whose_making_was_killed_anywhere_is_completed(tmp_path: Pa
 def test_it_does_not_open_with_other_keys(repository: Repository, folder: Path, keys: Path, tmp_path: Path) -> None:
     create(tmp_path / "other", tmp_path / "other-keys", now_ns=NOW)
 
-    with pytest.raises(ConflictError, match="is not the targets key"):
+    with pytest.raises(ConflictError, match="is not the key that root names for targets"):
         create(folder, tmp_path / "other-keys", now_ns=NOW)
-    with pytest.raises(ConflictError, match="the targets key is not here"):
+    with pytest.raises(ConflictError, match="is not here: the key of targets"):
         open_repository(folder, tmp_path)
     with pytest.raises(NotFoundError):
         open_repository(tmp_path, keys)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,11 +16,17 @@ from typing import Any
 
 from anyio import from_thread, to_thread
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from fleetmill import lines
+from fleetmill.api import findings as learned
 from fleetmill.api.identity import Gatekeeper
+from fleetmill.api.local import must_be_local
+from fleetmill.api.metrics import MEDIA_TYPE, Meter
+from fleetmill.api.requests import Around, malformed, problem, refused
 from fleetmill.core import canonical
 from fleetmill.core.errors import (
     ConflictError,
@@ -33,10 +40,12 @@ from fleetmill.core.errors import (
 from fleetmill.core.fleet import Device
 from fleetmill.core.ids import checked_digest, sha256
 from fleetmill.core.line import Line
-from fleetmill.core.plain import plain
+from fleetmill.core.signing import PROTOCOL_HEADER, checked_protocol
 from fleetmill.home import Home
 from fleetmill.receive import inbox, parts, roll
+from fleetmill.web import routes as pages
 
+LoopAlive = Callable[[], bool | None]
 MOST_ENROLMENT_BYTES = 64 * 1024
 MOST_STATEMENT_BYTES = 64 * 1024**2
 _STATUS: tuple[tuple[type[FleetmillError], int], ...] = (
@@ -79,19 +88,36 @@ class News:
 class Door:
     """The routes over an opened home. Each checks who asks, then calls a verb."""
 
-    def __init__(self, home: Home, find: Callable[[str], Line]) -> None:
-        self._home, self._find = home, find
+    def __init__(
+        self, home: Home, find: Callable[[str], Line], clock: Callable[[], float], loop_alive: LoopAlive
+    ) -> None:
+        self._home, self._find, self._loop_alive = home, find, loop_alive
         self._repository = home.settings.home / "repository"
-        self._gate = Gatekeeper(lambda name: roll.find(home.ledger, name))
+        self._gate = Gatekeeper(lambda name: roll.find(home.ledger, name), clock)
+        self.meter = Meter(home, loop_alive)
         self.news = News(self._repository / "timestamp.json")
 
     def health(self) -> dict[str, Any]:
-        """Is it alive, and how long is the ledger."""
+        """Is it alive, does its loop run, what is it turning, and how long is the ledger."""
         seq, digest = self._home.ledger.head()
-        return {"status": "ok", "facts": seq, "head": digest}
+        alive = self._loop_alive()
+        return {
+            "status": "failing" if alive is False else "ok",
+            "facts": seq,
+            "head": digest,
+            "loop": {None: "none", True: "running", False: "ended"}[alive],
+            "turning": self.meter.turning(),
+        }
+
+    def metrics(self, request: Request) -> Response:
+        """Counters and gauges for Prometheus; for this machine alone, unless the settings say otherwise."""
+        if not self._home.settings.metrics_open:
+            must_be_local(request)
+        return Response(self.meter.page(), media_type=MEDIA_TYPE)
 
     async def enrol(self, request: Request) -> JSONResponse:
         """A device comes with its token and its public key."""
+        checked_protocol(request.headers.get(PROTOCOL_HEADER))
         asked = canonical.loads(await _body(request, MOST_ENROLMENT_BYTES))
         return await to_thread.run_sync(_enrol, self._home, asked)
 
@@ -153,6 +179,7 @@ class Door:
 
 _ROUTES: tuple[tuple[str, str, str], ...] = (
     ("GET", "/health", "health"),
+    ("GET", "/metrics", "metrics"),
     ("POST", "/v1/enrol", "enrol"),
     ("PUT", "/v1/recordings/{digest}", "put_recording"),
     ("GET", "/v1/journal", "journal"),
@@ -165,9 +192,19 @@ _ROUTES: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def make_app(home: Home, *, find: Callable[[str], Line] = lines.find) -> FastAPI:
-    """The ASGI application over an opened home; `find` gives a line by name."""
-    door = Door(home, find)
+def make_app(
+    home: Home,
+    *,
+    find: Callable[[str], Line] = lines.find,
+    clock: Callable[[], float] = time.time,
+    loop_alive: LoopAlive = lambda: None,
+) -> FastAPI:
+    """The ASGI application over an opened home; `find` gives a line by name.
+
+    `clock`: seconds since 1970, by which a request is fresh or not. `loop_alive`: whether the loop's process runs; None
+    where there is none.
+    """
+    door = Door(home, find, clock, loop_alive)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -176,9 +213,14 @@ def make_app(home: Home, *, find: Callable[[str], Line] = lines.find) -> FastAPI
         task.cancel()
 
     app = FastAPI(title="Fleetmill", lifespan=life, docs_url=None, redoc_url=None)
+    app.add_middleware(Around, told=door.meter.answered)
     app.add_exception_handler(FleetmillError, _problem)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(RequestValidationError, malformed)
     for method, path, name in _ROUTES:
         app.add_api_route(path, getattr(door, name), methods=[method], status_code=200 if method == "GET" else 201)
+    learned.include(app, home)
+    pages.include(app, home, must_be_local)
     return app
 
 
@@ -230,12 +272,5 @@ def _chunks(request: Request, most: int) -> Iterator[bytes]:
 
 async def _problem(request: Request, error: Exception) -> JSONResponse:
     status = next(code for kind, code in _STATUS if isinstance(error, kind))
-    body = {
-        "type": f"about:blank#{type(error).__name__}",
-        "title": type(error).__name__,
-        "status": status,
-        "detail": str(error),
-        "instance": request.url.path,
-    }
-    headers = {"Retry-After": "1"} if status == 503 else None
-    return JSONResponse(plain(body), status, media_type="application/problem+json", headers=headers)
+    request.scope["fleet.error"] = type(error).__name__
+    return problem(request, status, type(error).__name__, str(error))

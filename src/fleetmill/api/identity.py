@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -12,12 +13,16 @@ from fleetmill.core.fleet import Device
 from fleetmill.core.signing import (
     FRESH_SECONDS,
     LABEL,
+    PROTOCOL_HEADER,
+    checked_protocol,
     read_content_digest,
     read_params,
     read_signature,
     request_base,
 )
 from fleetmill.seams.signatures import verify
+
+_log = logging.getLogger("fleetmill.door")
 
 
 class Gatekeeper:
@@ -33,8 +38,10 @@ class Gatekeeper:
 
         Raises:
             TrustError: unsigned, signed by another key, stale, or seen before.
+            TooNewError: it speaks a newer protocol than ours.
         """
         headers = request.headers
+        checked_protocol(headers.get(PROTOCOL_HEADER))
         for name in ("signature-input", "signature", "content-digest"):
             if name not in headers:
                 raise TrustError(f"{request.method} {request.url.path}: is not signed: {name} is missing")
@@ -45,7 +52,8 @@ class Gatekeeper:
             digest = read_content_digest(headers["content-digest"])
         except InvalidInputError as error:
             raise TrustError(str(error)) from error
-        if abs(self._clock() - params.created) > FRESH_SECONDS:
+        if abs(ahead := params.created - self._clock()) > FRESH_SECONDS:
+            _log.warning("a request is stale: is the device's clock right?", extra={"ahead_seconds": round(ahead)})
             raise TrustError(
                 f"device {params.key}: signed at {params.created}, more than {FRESH_SECONDS} s from now. Set its clock"
             )
@@ -59,6 +67,7 @@ class Gatekeeper:
         )
         verify(device.public_key, base, signature, what=f"request of {device.name}")
         self._use(f"{device.name}/{params.nonce}")
+        request.scope["fleet.device"] = device.name
         return device, digest
 
     def _known(self, name: str) -> Device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -13,14 +14,15 @@ from collections.abc import Callable
 
 import uvicorn
 
-from fleetmill import due, lines, loop
+from fleetmill import due, lines, logs, loop
 from fleetmill.api.door import make_app
-from fleetmill.core.errors import UnavailableError, last_words
+from fleetmill.core.errors import FleetmillError, UnavailableError, last_words
 from fleetmill.core.line import Line
 from fleetmill.home import Home, open_home
 from fleetmill.seams.processes import be_child_of
 from fleetmill.settings import Settings, read_settings
 
+_log = logging.getLogger("fleetmill.up")
 _LOOK_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
 _HOURS_SECONDS = 20.0  # how often it is looked whether a session has waited long enough
@@ -41,22 +43,27 @@ def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True
         for name in due.lines_in_use(home):
             lines.find(name)  # an unknown one is said before anything is served
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
-        config = uvicorn.Config(make_app(home), log_level="critical", access_log=False, timeout_graceful_shutdown=1)
+        children: list[subprocess.Popen[bytes]] = []
+        app = make_app(home, loop_alive=lambda: children[0].poll() is None if children else None)
+        config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
-        child = _start_loop(settings, server) if turning else None
+        if turning:
+            children.append(_start_loop(settings, server))
         try:
             ready(address)
+            _log.info("the factory is up", extra={"address": address, "home": str(settings.home)})
             server.run(sockets=[listener])
         finally:
-            ended = child.poll() if child is not None else None
-            if child is not None:
+            ended = next((child.poll() for child in children), None)
+            for child in children:
                 child.terminate()
                 child.wait()
+            _log.info("the factory is down")
         return ended or 0  # a factory that serves and never turns would lie
 
 
 def turn_forever(home: Home) -> None:
-    """Turn each line when enough has arrived, and keep the signed timestamp fresh; what came of it goes to stderr."""
+    """Turn each line when enough has arrived, and keep the signed timestamp fresh; what came of it is logged."""
     found: dict[str, Line] = {}
     seen, signed, looked = -1, 0.0, 0.0
     while True:
@@ -67,13 +74,14 @@ def turn_forever(home: Home) -> None:
                 for name in due.lines_in_use(home):  # a device may bring a line that was not there before
                     line = found.setdefault(name, found.get(name) or lines.find(name))
                     loop.start(home, line)
-                    _turn(home, line)
+                    with logs.bound(turn=f"{name}/{due.turns(home, line)}"):
+                        _turn(home, line)
                 seen = head
             if time.monotonic() - signed > _SIGN_SECONDS:
                 home.repository.refresh_timestamp(now_ns=home.clock())
                 signed = time.monotonic()
         except UnavailableError as error:  # a full disk: each step finds its place again
-            _say(f"{error}; again in {_RETRY_SECONDS:.0f} s")
+            _log.warning("cannot go on now", extra={"error": logs.words(error), "again_in_seconds": _RETRY_SECONDS})
             time.sleep(_RETRY_SECONDS)
         time.sleep(_LOOK_SECONDS)
 
@@ -82,14 +90,30 @@ def _turn(home: Home, line: Line) -> None:
     asked = home.settings.line(line.name)
     examined = loop.examine(home, line)
     if examined is not None:
-        reasons = "; ".join(r.sentence() for r in examined.reasons)
-        _say(f"model {examined.candidate[:12]} of {line.name}: {examined.decision}: {reasons}")
+        _log.info(
+            "a model was examined",
+            extra={
+                "candidate": examined.candidate,
+                "decision": examined.decision,
+                "reasons": [r.sentence() for r in examined.reasons],
+            },
+        )
     if asked.turns and due.turns(home, line) >= asked.turns:
         return
+    began = time.monotonic()
     turned = loop.turn(home, line)
     if turned is not None:
-        reasons = "; ".join(r.sentence() for r in turned.verdict.reasons)
-        _say(f"turn {turned.number} of {line.name}: {turned.verdict.decision}: {reasons}")
+        _log.info(
+            "the turn ended",
+            extra={
+                "decision": turned.verdict.decision,
+                "dataset": turned.dataset.digest,
+                "candidate": turned.candidate.digest,
+                "release": turned.release.counter if turned.release else 0,
+                "reasons": [r.sentence() for r in turned.verdict.reasons],
+                "seconds": round(time.monotonic() - began, 1),
+            },
+        )
 
 
 def _start_loop(settings: Settings, server: uvicorn.Server) -> subprocess.Popen[bytes]:
@@ -111,6 +135,8 @@ def _environment(settings: Settings) -> dict[str, str]:
         **os.environ,
         "FLEETMILL_SEED": str(settings.seed),
         "FLEETMILL_WORKERS": str(settings.workers),
+        "FLEETMILL_LOG_LEVEL": settings.log_level,
+        "FLEETMILL_LOG_FILE": logs.beside(settings.log_file, "loop"),
         "OMP_WAIT_POLICY": "PASSIVE",
     }
 
@@ -137,18 +163,15 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that worker processes are waited for
     try:
         settings = read_settings(home=Path(arguments[1]))
+        logs.set_up(settings.log_level, settings.log_file)
         with open_home(settings, own=False, workers=settings.workers) as home:
             turn_forever(home)
     except Exception as error:
         if os.environ.get("FLEETMILL_DEBUG"):
             raise
-        text, code = last_words(error)
-        _say(f"fleetmill: the loop ended: {text}")
-        sys.exit(code)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+        told = {"why": logs.words(error)} if isinstance(error, FleetmillError) else {}
+        _log.error("the loop ended", exc_info=True, extra=told)
+        sys.exit(last_words(error)[1])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fleetmill.cli.shown import HomeOption, JsonOption, LineOption, say
+from fleetmill.cli.shown import HomeOption, JsonOption, LineOption
 from fleetmill.core.errors import NotFoundError
 
 app = typer.Typer(help="Devices: enrol them, run one.", no_args_is_help=True, rich_markup_mode=None)
@@ -54,21 +54,35 @@ def device_run(
         Path | None, typer.Option(help="Where the simulated machine itself notes what it lived, for the audit.")
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Do what can be done now, then end.")] = False,
+    log_level: Annotated[
+        str, typer.Option(envvar="FLEETMILL_LOG_LEVEL", help="debug, info, warning or error.")
+    ] = "info",
+    log_file: Annotated[
+        str, typer.Option(envvar="FLEETMILL_LOG_FILE", help="Log to this file, turned over at 10 MB. [stderr]")
+    ] = "",
 ) -> None:
-    """Run one device agent: update, live, record, keep, hand over."""
+    """Run one device agent: update, live, record, keep, hand over. Its log is JSON lines on stderr."""
+    import logging
+
     import httpx
 
+    from fleetmill import logs
     from fleetmill.demo.meter import metered
     from fleetmill.device.agent import open_agent
-    from fleetmill.device.enrolment import checked_address, enrol, read_token
+    from fleetmill.device.enrolment import checked_address, enrol, read_enrolled, read_token
     from fleetmill.lines import find
 
+    logs.set_up(log_level, log_file)
     found = find(line)
     world = metered(found.world, simulator_log) if found.world and simulator_log else None
     if token is not None:
         with httpx.Client(base_url=checked_address(factory), timeout=30.0) as client:
             enrol(device_home, read_token(token), factory=factory, hardware=hardware, client=client)
-    with open_agent(device_home, found, factory=factory, world=world, say=say) as agent:
+    told = logging.getLogger("fleetmill.device").info
+    with (
+        logs.bound(device=read_enrolled(device_home).name, line=line),
+        open_agent(device_home, found, factory=factory, world=world, say=lambda text: told("%s", text)) as agent,
+    ):
         if once:
             agent.once()
         else:

@@ -9,22 +9,49 @@ from typing import Annotated
 
 import typer
 
-from fleetmill.cli.shown import HomeOption, JsonOption, LineOption, progress, table
+from fleetmill.cli.shown import (
+    HomeOption,
+    JsonOption,
+    LineOption,
+    LogFileOption,
+    LogLevelOption,
+    progress,
+    say,
+    table,
+)
 from fleetmill.core.plain import plain
 from fleetmill.core.verdict import Verdict
 
 app = typer.Typer()
+_ROOT_KEY = """
+The root key is {place}
+  Move it to a medium that you lock away: who has it decides what your devices run. The factory works without it.
+  Needed once a year, and when another key is lost or stolen: fleetmill renew --home {home} --root-key PATH
+  If it is lost: everything goes on until the root expires, a year after it was last renewed. Before that day make a new
+  home and enrol the devices anew. After it they run what they have and take nothing new. Steps: docs/operations.md
+"""
 
 
 @app.command()
-def init(home: HomeOption = None) -> None:
-    """Make a home: ledger, blobs, keys, the signed repository."""
-    from fleetmill.home import init_home
+def init(
+    home: HomeOption = None,
+    root_key: Annotated[
+        Path | None, typer.Option(help="Where the private root key goes, outside the home. [beside the home]")
+    ] = None,
+) -> None:
+    """Make a home: ledger, blobs, keys, the signed repository. The root key goes elsewhere: lock it away."""
+    from fleetmill.home import init_home, is_made, root_key_beside
     from fleetmill.settings import read_settings
 
     settings = read_settings(home=home)
-    init_home(settings, now_ns=time.time_ns())
+    made_before = is_made(settings.home)
+    init_home(settings, now_ns=time.time_ns(), root_key=root_key)
+    if made_before:
+        typer.echo(f"home {settings.home} is there already; nothing was changed")
+        return
+    place = root_key or root_key_beside(settings.home)
     typer.echo(f"home {settings.home} is ready. Next: fleetmill up --home {settings.home}")
+    say(_ROOT_KEY.format(place=place, home=settings.home))
 
 
 @app.command()
@@ -33,13 +60,18 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
     loop: Annotated[bool, typer.Option(help="Turn by itself when enough recordings have arrived.")] = True,
+    log_level: LogLevelOption = None,
+    log_file: LogFileOption = None,
 ) -> None:
-    """Run the factory: HTTP for devices, and the loop that turns by itself."""
+    """Run the factory: HTTP for devices, and the loop that turns by itself. Its log is JSON lines on stderr."""
+    from fleetmill import logs
     from fleetmill.api.up import up as serve
     from fleetmill.settings import read_settings
 
+    settings = read_settings(home=home, host=host, port=port, log_level=log_level, log_file=log_file)
+    logs.set_up(settings.log_level, settings.log_file)
     code = serve(
-        read_settings(home=home, host=host, port=port),
+        settings,
         ready=lambda address: typer.echo(f"factory {address}"),
         turning=loop,
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fleetmill.cli.shown import JsonOption, say, table
+from fleetmill.core.plain import plain
 
 app = typer.Typer()
 
@@ -49,6 +50,35 @@ def demo(
     typer.echo(sentence(found))
     typer.echo(found["audit"]["line"])
     typer.echo(f"report: {plan.folder / 'report.html'}")
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="The report.html of a demo.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Make every number again from the facts.")] = False,
+    home: Annotated[Path | None, typer.Option("--home", help="The demo's home. [beside FILE]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a demo's report: each number on it is made again from its fact; exit code 3 when one differs."""
+    from fleetmill.core.errors import IntegrityError, InvalidInputError
+    from fleetmill.demo.numbers import read_page
+    from fleetmill.demo.numbers import verify as check
+    from fleetmill.home import open_home
+    from fleetmill.settings import read_settings
+
+    if not verify:
+        raise InvalidInputError(f"report {file}: open it in a browser; to make its numbers again add --verify")
+    html = read_page(file)
+    with open_home(read_settings(home=home or file.parent / "home"), own=False) as opened:
+        found = check(html, opened)
+    if as_json:
+        typer.echo(json.dumps(plain(found)))
+    for fault in found.faults if not as_json else ():
+        typer.echo(f"DIFFERS: {fault}")
+    if found.faults:
+        raise IntegrityError(f"{file}: {len(found.faults)} of its numbers do not follow from the facts of this home")
+    if not as_json:
+        typer.echo(f"{file}: all {found.numbers} numbers follow again from {found.facts} facts")
 
 
 def _generations(found: dict[str, Any]) -> None:

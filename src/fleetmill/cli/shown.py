@@ -10,6 +10,11 @@ import typer
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Home folder. [FLEETMILL_HOME, ./fleetmill-home]")]
 LineOption = Annotated[str, typer.Option("--line", help="Production line, e.g. driving, arm, rccar.")]
+LogLevelOption = Annotated[str | None, typer.Option(help="debug, info, warning or error. [FLEETMILL_LOG_LEVEL, info]")]
+LogFileOption = Annotated[
+    str | None,
+    typer.Option(help="Log to this file, turned over at 10 MB; warnings go to stderr too. [FLEETMILL_LOG_FILE]"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 
 

@@ -253,6 +253,7 @@ class Recipe:
     quick: tuple[int, int] = (2, 4)  # generations and devices of `demo --quick`
     shown: int = 0  # how much there is to see: `demo` shows the line with the most, `demo --quick` that with the least
     train: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    draw: Callable[[Step], Array] | None = None  # uint8 (H, W, 3) of an instant, for eyes; None: what a camera sees
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,8 +10,10 @@ import base64
 import re
 from dataclasses import dataclass, field
 
-from fleetmill.core.errors import InvalidInputError
+from fleetmill.core.errors import InvalidInputError, TooNewError
 
+PROTOCOL_HEADER = "Fleet-Protocol"  # says which version of the device protocol a request speaks; none: 1
+PROTOCOL, OLDEST_PROTOCOL = 1, 1  # what we speak, and what we still understand
 LABEL = "fleet"
 COVERED = ("@method", "@path", "@query", "content-digest")
 FRESH_SECONDS = 300
@@ -40,6 +42,32 @@ class Params:
             return self.written
         covered = " ".join(f'"{name}"' for name in COVERED)
         return f'({covered});created={self.created};nonce="{self.nonce}";keyid="{self.key}";alg="ed25519"'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signature:
+    """A signature and which key made it, as TUF writes both: hex."""
+
+    keyid: str
+    sig: str
+
+
+def checked_protocol(field: str | None) -> int:
+    """The version of the device protocol that a request speaks, from its header; a request without one speaks 1.
+
+    Raises:
+        TooNewError: it is newer than ours.
+        InvalidInputError: it is no number, or no longer understood.
+    """
+    text = "1" if field is None else field.strip()
+    if not re.fullmatch(r"[1-9]\d{0,5}", text):
+        raise InvalidInputError(f"{PROTOCOL_HEADER} {text[:20]!r}: must be a number from 1")
+    found = int(text)
+    if found > PROTOCOL:
+        raise TooNewError("device protocol", found=found, newest_known=PROTOCOL)
+    if found < OLDEST_PROTOCOL:
+        raise InvalidInputError(f"device protocol {found}: is understood from {OLDEST_PROTOCOL} on. Update the device")
+    return found
 
 
 def content_digest(sha256_hex: str) -> str:

@@ -1,13 +1,9 @@
-"""The report as a picture and as a page: plain values in, bytes out."""
+"""The curve as a picture file, and the headline as a sentence: plain values in."""
 
 from __future__ import annotations
 
-import base64
 import io
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 _FLEET, _CONTROL, _GRID = "#0b6e4f", "#8a8a8a", "#dddddd"
 
@@ -46,18 +42,6 @@ def curve(found: dict[str, Any]) -> bytes:
     figure.savefig(buffer, metadata={"Software": None})
     plt.close(figure)
     return buffer.getvalue()
-
-
-def page(found: dict[str, Any], png: bytes) -> str:
-    """The self-contained page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(found=found, png=base64.b64encode(png).decode())
 
 
 def sentence(found: dict[str, Any]) -> str:

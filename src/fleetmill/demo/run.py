@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from typing import Any
 from fleetmill import lines
 from fleetmill.core.errors import EngineError, InvalidInputError
 from fleetmill.core.line import Line
-from fleetmill.demo import control, report
+from fleetmill.demo import control, film, life, measure, pages, picture, report
 from fleetmill.demo.fleet import Plan, Processes, invite, open_processes, write_settings
 from fleetmill.demo.mishaps import Mishaps, open_mishaps
+from fleetmill.demo.numbers import Source, open_source
 from fleetmill.home import Home, init_home, open_home
 from fleetmill.release import publish as release
+from fleetmill.seams.files import write_whole
 from fleetmill.seams.ledger import Fact
 from fleetmill.settings import read_settings
 
@@ -27,6 +30,7 @@ _SIGN_SECONDS = 4.0
 _GIVE_UP_SECONDS = 12.0  # after the last turn, for accidents whose moment has not come
 _LIMIT_SECONDS = 180.0  # after the last turn, for everything
 _FINAL_STATES = ("confirmed", "failed")
+FILM = "report.gif"
 _AUDIT = Path(__file__).parents[3] / "scripts" / "audit.py"
 
 
@@ -91,15 +95,56 @@ def demo(plan: Plan, *, say: Say) -> dict[str, Any]:
         with open_processes(plan.folder) as processes:
             lost = _turn_all(plan, home, processes, tokens, say)
         say("driving the report's worlds with each generation's model and the control")
-        measured = report.measure(plan, home)
-    audit = _audit(plan)
-    found = report.make(
-        plan, settings, measured, audit=audit, cpu_seconds=_cpu() + lost, wall_seconds=time.monotonic() - began
-    )
-    report.write(plan, found)
+        measure.measure(plan, home)
+        audit = _audit(plan)
+        report.close(plan, home, audit=audit, cpu_seconds=_cpu() + lost, wall_seconds=time.monotonic() - began)
+        found = write(plan, home)
     if audit["exit_code"]:
         raise EngineError(f"the audit disagrees with the books: {audit['line']}")
     return found
+
+
+def write(plan: Plan, home: Home) -> dict[str, Any]:
+    """report.json, report.png, report.html and the films in the plan's folder, from the home's facts."""
+    source = open_source(home)
+    found, story = report.make(source, plan.line), life.life(home, plan.line, source.facts)
+    films = _films(plan, source)
+    for name, data in films.items():
+        write_whole(plan.folder / name, data)
+    html = pages.page(source, plan.line, film=films.get(FILM, b""), life=story)
+    write_whole(plan.folder / "report.png", picture.curve(found))
+    write_whole(plan.folder / "report.html", html.encode())
+    write_whole(plan.folder / "report.json", json.dumps(found, indent=1, allow_nan=False).encode())
+    return found
+
+
+def _films(plan: Plan, source: Source) -> dict[str, bytes]:
+    """The first report world, the median and the worst, each driven by the first and by the last model in the field."""
+    line, home = plan.line, source.home
+    if film.drawn(line) is None:
+        return {}
+    ended = measure.turns(home, line)
+    facts = [source.one("measured", f"{line.name}/generation {t['turn']}") for t in (ended[0], ended[-1])]
+    titles, made = ("generation 0", "in the field now"), {}
+    side = measure.side(home.blobs, facts[1])
+    seeds = {FILM: measure.REPORT_SEEDS} | {
+        name: measure.world(line, side, measure.REPORT_SEEDS, which)
+        for name, which in ((pages.MEDIAN, "median"), (pages.WORST, "worst"))
+    }
+    for name, seed in seeds.items():
+        takes = [
+            film.take(
+                line,
+                home.runtime,
+                title=title,
+                model=home.blobs.get(fact.record["model_file"]),
+                seed=seed,
+                seconds=plan.recipe.report_seconds,
+            )
+            for title, fact in zip(titles, facts, strict=True)
+        ]
+        made[name] = film.animation(takes, rate_hz=line.model.rate_hz)
+    return made
 
 
 def _turn_all(plan: Plan, home: Home, processes: Processes, tokens: dict[str, str], say: Say) -> float:

@@ -16,7 +16,14 @@ from pathlib import Path
 import httpx
 
 from fleetmill.core import canonical
-from fleetmill.core.errors import EngineError, IntegrityError, InvalidInputError, UnavailableError, last_words
+from fleetmill.core.errors import (
+    EngineError,
+    IntegrityError,
+    InvalidInputError,
+    TrustError,
+    UnavailableError,
+    last_words,
+)
 from fleetmill.core.fleet import Campaign
 from fleetmill.core.line import Line, World
 from fleetmill.core.plain import build
@@ -92,14 +99,18 @@ class Agent:
         return done
 
     def forever(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Work until stopped; when there is nothing to do, wait for news. The one place that retries."""
+        """Work until stopped; when there is nothing to do, wait for news. The one place that retries.
+
+        A factory that does not know this device (another one at its address, a clock that is wrong) is asked again too:
+        what runs goes on, and what was recorded stays here.
+        """
         wait = _RETRY_SECONDS[0]
         while not stop():
             try:
                 if not self.once():
                     self._wait()
                 wait = _RETRY_SECONDS[0]
-            except (UnavailableError, OSError) as error:
+            except (UnavailableError, TrustError, OSError) as error:
                 self.say(f"{last_words(error)[0]}; again in {wait:.1f} s")
                 time.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
                 wait = min(2 * wait, _RETRY_SECONDS[1])

@@ -12,6 +12,7 @@ from fleetmill.core import canonical
 from fleetmill.core.errors import InvalidInputError, NotFoundError, TrustError, UnavailableError
 from fleetmill.core.ids import sha256
 from fleetmill.core.plain import build, plain
+from fleetmill.core.signing import PROTOCOL, PROTOCOL_HEADER
 from fleetmill.device.identity import open_identity
 from fleetmill.seams.files import write_whole
 
@@ -89,7 +90,7 @@ def enrol(folder: Path, token: Token, *, factory: str, hardware: str, client: ht
         "hardware": hardware,
     }
     try:
-        answer = client.post("/v1/enrol", content=canonical.dumps(asked))
+        answer = client.post("/v1/enrol", content=canonical.dumps(asked), headers={PROTOCOL_HEADER: str(PROTOCOL)})
     except httpx.HTTPError as error:
         raise UnavailableError(f"{factory}: {type(error).__name__}: does not answer. Is it up?") from error
     if answer.status_code != httpx.codes.CREATED:

@@ -15,7 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fleetmill.core import canonical
 from fleetmill.core.errors import IntegrityError
 from fleetmill.core.ids import sha256
-from fleetmill.core.signing import LABEL, Params, content_digest, request_base, signature_field
+from fleetmill.core.signing import (
+    LABEL,
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    Params,
+    content_digest,
+    request_base,
+    signature_field,
+)
 from fleetmill.seams.files import write_whole
 
 
@@ -72,7 +80,8 @@ class SignedRequests(httpx.Auth):
         self._identity = identity
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Add Content-Digest, Signature-Input and Signature."""
+        """Add Content-Digest, Signature-Input and Signature, and say which protocol we speak."""
+        request.headers[PROTOCOL_HEADER] = str(PROTOCOL)
         if "Content-Digest" not in request.headers:
             request.headers["Content-Digest"] = content_digest(sha256(request.read()))
         params = Params(created=int(time.time()), nonce=secrets.token_hex(16), key=self._identity.name)

@@ -10,7 +10,14 @@ import httpx
 
 from fleetmill.core import canonical
 from fleetmill.core.custody import Posting
-from fleetmill.core.errors import ConflictError, FleetmillError, IntegrityError, InvalidInputError, UnavailableError
+from fleetmill.core.errors import (
+    ConflictError,
+    FleetmillError,
+    IntegrityError,
+    InvalidInputError,
+    TrustError,
+    UnavailableError,
+)
 from fleetmill.core.journal import line_of, totals
 from fleetmill.core.plain import build, plain
 from fleetmill.core.recording import Session
@@ -24,6 +31,7 @@ from fleetmill.seams.files import write_whole
 
 _CHUNK = 1 << 20
 _REFUSED: dict[int, type[FleetmillError]] = {
+    httpx.codes.UNAUTHORIZED: TrustError,  # a factory that does not know us, or not at this hour
     httpx.codes.CONFLICT: ConflictError,
     httpx.codes.UNPROCESSABLE_ENTITY: IntegrityError,
 }
@@ -40,6 +48,7 @@ class Uploader:
 
         Raises:
             UnavailableError: the factory did not answer; call again.
+            TrustError: it does not know this device, or not at this hour; nothing is freed.
             IntegrityError, ConflictError, InvalidInputError: it refused; nothing is freed.
         """
         manifest = build(Session, settled["manifest"])

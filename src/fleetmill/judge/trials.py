@@ -98,6 +98,11 @@ def digest(side: Sequence[Sequence[Tally]]) -> tuple[str, bytes]:
     return sha256(data), data
 
 
+def read_side(data: bytes) -> list[Sequence[Tally]]:
+    """Tallies from the bytes that `digest` gives."""
+    return [[{k: np.asarray(v) for k, v in tally.items()} for tally in trial] for trial in canonical.loads(data)]
+
+
 def plain_side(side: Sequence[Sequence[Tally]]) -> list[list[dict[str, object]]]:
     """Tallies as plain numbers and lists."""
     return [[{k: _plain(v) for k, v in t.items()} for t in trial] for trial in side]

@@ -16,7 +16,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
+from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
+from securesystemslib.signer import Signature as SslibSignature  # type: ignore[attr-defined]
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (  # type: ignore[attr-defined]
     Metadata,
@@ -28,7 +30,9 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
     Timestamp,
 )
 
-from fleetmill.core.errors import ConflictError, IntegrityError, NotFoundError
+from fleetmill.core import canonical
+from fleetmill.core.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError, TrustError
+from fleetmill.core.signing import Signature
 from fleetmill.release import keys as key_files
 from fleetmill.release.keys import ONLINE, Keys, Role
 from fleetmill.release.trust_rule import Published, Target, is_due, merge
@@ -252,6 +256,40 @@ class Repository:
         for role in ONLINE:
             self._keys.signer(role, root.roles[role].keyids)
         return data
+
+    def sign_statement(self, data: bytes) -> Signature:
+        """Sign something that is no metadata with the targets key. The same bytes have the same signature (RFC 8032).
+
+        No client takes it for metadata, which is an object with a ``_type``: such an object is refused here.
+
+        Raises:
+            InvalidInputError: `data` could be taken for metadata, or is no JSON.
+            ConflictError: the targets key is not here, or is not the one that root names.
+        """
+        value = canonical.loads(data)
+        if not isinstance(value, dict) or "_type" in value:
+            raise InvalidInputError("statement: must be an object without _type, or it could be taken for metadata")
+        self.root()
+        made = self._keys.signer("targets", self._root()[0].roles["targets"].keyids).sign(data)
+        return Signature(keyid=made.keyid, sig=made.signature)
+
+    def verify_statement(self, data: bytes, signature: Signature, *, what: str) -> None:
+        """Pass when `signature` is one over `data` by a targets key that this repository's root names, or named once.
+
+        A key that was replaced since still says who signed what in its time.
+
+        Raises:
+            TrustError: it is not.
+        """
+        roots = [self._read(Root, f"{n}.root.json", None) for n in _root_versions(self._folder)]
+        root = next((r for r in reversed(roots) if signature.keyid in r.roles["targets"].keyids), None)
+        if root is None:
+            raise TrustError(f"{what}: key {signature.keyid[:16]} is no targets key of any root. Restore from a copy")
+        try:
+            root.keys[signature.keyid].verify_signature(SslibSignature(signature.keyid, signature.sig), data)
+        except UnverifiedSignatureError as error:
+            key = signature.keyid[:16]
+            raise TrustError(f"{what}: is not what key {key} signed. Restore the home from a copy") from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

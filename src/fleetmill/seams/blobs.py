@@ -13,6 +13,8 @@ from fleetmill.core.errors import IntegrityError, NotFoundError, UnavailableErro
 from fleetmill.core.ids import checked_digest, sha256
 from fleetmill.seams.files import sync_folder
 
+INCOMING = ".incoming."  # begins what is being written: a crash may leave one
+
 
 class Blobs(Protocol):
     """A store of immutable bytes. Every method may be called again after a crash."""
@@ -72,7 +74,7 @@ class FolderBlobs:
         found, size = hashlib.sha256(), 0
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=".incoming.")
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=INCOMING)
             temp = Path(name)
             try:
                 with os.fdopen(handle, "wb") as file:

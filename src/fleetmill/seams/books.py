@@ -25,6 +25,27 @@ class Balance:
     bytes: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holding:
+    """A span with the track that it is on and the number of the fact that moved it last."""
+
+    track: int
+    span: Span
+    fact: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """An episode of a dataset version that covers an interval of a device; `fact` is the dataset's."""
+
+    dataset: str
+    episode: str
+    track: int
+    start_ns: int
+    end_ns: int
+    fact: int
+
+
 class Books:
     """Reads the projections of a ledger."""
 
@@ -37,6 +58,25 @@ class Books:
         query = select(t).order_by(t.c.device, t.c.day, t.c.account, t.c.reason)
         return [
             Balance(device=r.device, day=r.day, account=r.account, reason=r.reason, ns=r.ns, bytes=r.bytes)
+            for r in self._rows(query)
+            if r.ns or r.bytes
+        ]
+
+    def balances_at(self, seq: int) -> list[Balance]:
+        """What `balances` gave when the fact with that number was the last: every posting is made again."""
+        then = open_ledger("sqlite://", clock=lambda: 0)
+        try:
+            _replay(self._ledger, then, upto=seq)
+            return Books(then).balances()
+        finally:
+            then.close()
+
+    def fleet(self) -> list[Balance]:
+        """The same over all devices, by day, account and reason; the device is -1."""
+        t = schema.fleet_balance
+        query = select(t).order_by(t.c.day, t.c.account, t.c.reason)
+        return [
+            Balance(device=-1, day=r.day, account=r.account, reason=r.reason, ns=r.ns, bytes=r.bytes)
             for r in self._rows(query)
             if r.ns or r.bytes
         ]
@@ -69,6 +109,39 @@ class Books:
             .order_by(t.c.start_ns)
         )
         return [projections.span_of(r) for r in self._rows(query)]
+
+    def holdings(self, device: int, start_ns: int, end_ns: int) -> list[Holding]:
+        """As `spans`, over all tracks, whole spans, each with the fact that moved it last."""
+        t = schema.span
+        query = (
+            select(t)
+            .where(t.c.device == device, t.c.start_ns < end_ns, t.c.end_ns > start_ns)
+            .order_by(t.c.track, t.c.start_ns)
+        )
+        return [Holding(track=r.track, span=projections.span_of(r), fact=r.seq) for r in self._rows(query)]
+
+    def members(self, device: int, start_ns: int, end_ns: int) -> list[Member]:
+        """The episodes of dataset versions that touch an interval, by time, then by dataset in the order of facts."""
+        t, f = schema.member, schema.fact
+        query = (
+            select(t, f.c.seq)
+            .join(f, (f.c.kind == "dataset") & (f.c.key == t.c.dataset))
+            .where(t.c.device == device, t.c.start_ns < end_ns, t.c.end_ns > start_ns)
+            .order_by(t.c.track, t.c.start_ns, f.c.seq)
+        )
+        return [
+            Member(
+                dataset=r.dataset, episode=r.episode, track=r.track, start_ns=r.start_ns, end_ns=r.end_ns, fact=r.seq
+            )
+            for r in self._rows(query)
+        ]
+
+    def lived(self, device: int) -> tuple[int, int] | None:
+        """(first instant, end of the last span) that the books hold of a device; None: nothing yet."""
+        t = schema.span
+        query = select(func.min(t.c.start_ns).label("first"), func.max(t.c.end_ns).label("last"))
+        (row,) = self._rows(query.where(t.c.device == device))
+        return None if row.first is None else (int(row.first), int(row.last))
 
     def roles(self, line: str) -> dict[str, str]:
         """Each session's role on a line: train, validation or held_out."""
@@ -135,9 +208,11 @@ def day_name(day: int) -> str:
     return str(datetime.datetime.fromtimestamp(day * DAY_NS // 10**9, tz=datetime.timezone.utc).date())
 
 
-def _replay(source: SqlLedger, target: SqlLedger) -> None:
+def _replay(source: SqlLedger, target: SqlLedger, *, upto: int | None = None) -> None:
     with target.engine.connect() as connection:
         for fact in source.read():
+            if upto is not None and fact.seq > upto:
+                return
             projections.apply(connection, fact.seq, fact.kind, fact.record)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fleetmill.core.errors import UnavailableError
 
-_UNFINISHED = ".part"
+UNFINISHED = ".part"  # ends what is being written: a crash may leave one
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -20,7 +20,7 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Raises:
         UnavailableError: the disk refused (full, read-only, no such folder); nothing was changed.
     """
-    temp = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{_UNFINISHED}")
+    temp = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{UNFINISHED}")
     try:
         _fill(temp, data, mode)
         temp.replace(path)
@@ -46,7 +46,7 @@ def sync_file(path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed `write_whole` left in `folder`. Only while no other writer can be at work there."""
-    for left in folder.glob(f".*{_UNFINISHED}"):
+    for left in folder.glob(f".*{UNFINISHED}"):
         left.unlink(missing_ok=True)
 
 

@@ -7,6 +7,7 @@ fake). One owner writes at a time; any number of processes may read.
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import StaticPool
 
@@ -22,7 +23,9 @@ from fleetmill.core import canonical
 from fleetmill.core.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError, UnavailableError
 from fleetmill.seams import projections, schema
 
+LEAST_DIGITS = 6  # of a digest's beginning that may name a fact
 _GENESIS = bytes(32)
+_PREFIX = re.compile(rf"[0-9a-f]{{{LEAST_DIGITS},64}}")
 Record = Mapping[str, Any]
 
 
@@ -146,6 +149,29 @@ class SqlLedger:
             raise NotFoundError(f"no {kind} {key!r} in the ledger")
         return found
 
+    def find(self, digest: str) -> Fact:
+        """The fact with that digest, or with that beginning of one; outside the seam, for who holds a receipt.
+
+        Raises:
+            InvalidInputError: it is no digest, nor at least 6 digits of one.
+            NotFoundError: no fact has it.
+            ConflictError: several begin so.
+        """
+        if not _PREFIX.fullmatch(digest):
+            raise InvalidInputError(f"digest {digest[:80]!r}: give {LEAST_DIGITS} to 64 of its lower-case hex digits")
+        t = schema.fact
+        first, last = bytes.fromhex(digest.ljust(64, "0")), bytes.fromhex(digest.ljust(64, "f"))
+        query = select(t).where(t.c.digest.between(first, last)).order_by(t.c.seq).limit(2)
+        with _translated(), self.engine.connect() as connection:
+            found = connection.execute(
+                query
+            ).fetchall()  # a home of format 1 has no index on it and is searched through
+        if not found:
+            raise NotFoundError(f"no fact {digest!r} in the ledger")
+        if len(found) > 1:
+            raise ConflictError(f"fact {digest!r}: facts {found[0].seq} and {found[1].seq} begin so. Give more digits")
+        return _fact(found[0])
+
     def head(self) -> tuple[int, str]:
         """See `Ledger.head`."""
         with _translated(), self.engine.connect() as connection:
@@ -174,6 +200,8 @@ class SqlLedger:
 def open_ledger(url: str, *, clock: Callable[[], int] = time.time_ns) -> SqlLedger:
     """The ledger at `url` (``sqlite:///path`` or ``sqlite://`` for memory), its tables made when absent.
 
+    Tables of an older revision are opened as they are and work: `bring_up` is what changes them.
+
     Raises:
         UnavailableError: it cannot be opened.
     """
@@ -182,9 +210,44 @@ def open_ledger(url: str, *, clock: Callable[[], int] = time.time_ns) -> SqlLedg
     engine = create_engine(url, **options)
     event.listen(engine, "connect", _sqlite_settings)
     ledger = SqlLedger(engine, clock)
-    with _translated():
-        schema.metadata.create_all(engine)
+    try:
+        with _translated():
+            if memory:
+                schema.metadata.create_all(engine)
+            elif not inspect(engine).has_table(schema.fact.name):
+                bring_up(ledger)
+    except BaseException:
+        engine.dispose()
+        raise
     return ledger
+
+
+def bring_up(ledger: SqlLedger) -> tuple[str, str]:
+    """Bring the ledger's tables to the newest revision, in one transaction; (revision before, revision now).
+
+    Raises:
+        UnavailableError: the disk refused; nothing was changed.
+    """
+    from fleetmill.seams import migrations  # a device and a running factory load no Alembic
+
+    with _translated(), ledger.engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            found = migrations.migrate(connection)
+            connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            with suppress(DatabaseError):
+                connection.exec_driver_sql("ROLLBACK")
+            raise
+        return found
+
+
+def revisions(ledger: SqlLedger) -> tuple[str, str]:
+    """(revision that the ledger's tables are at, the newest one)."""
+    from fleetmill.seams import migrations
+
+    with _translated(), ledger.engine.connect() as connection:
+        return migrations.revision(connection), migrations.newest()
 
 
 def _sqlite_settings(connection: Any, _: Any) -> None:

@@ -1,9 +1,10 @@
-"""Children that do not outlive their parent, however it ends."""
+"""Children that do not outlive their parent, however it ends, and the CPU time that a process and they have used."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from contextlib import suppress
@@ -47,6 +48,12 @@ def cpu_seconds(pid: int) -> float:
     """CPU seconds that a running process has used, its ended children included; 0 when it is gone."""
     stat = _stat(pid)
     return sum(map(int, stat[11:15])) / os.sysconf("SC_CLK_TCK") if stat else 0.0
+
+
+def cpu_seconds_here() -> float:
+    """CPU seconds of this process, of its children that have ended, and (Linux) of those that still work for it."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used) + sum(map(cpu_seconds, family(os.getpid())[1:]))
 
 
 def _stat(pid: int) -> list[str]:

@@ -6,10 +6,12 @@ Indexed, zstd chunks of at most 4 MB, CRCs on, profile ``ros2`` (CONTRACTS, 4). 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
+from mcap.reader import make_reader
 from mcap.records import Channel, Metadata, Schema, Statistics
 from mcap.records import Message as Stored
 from mcap.stream_reader import StreamReader
@@ -88,8 +90,8 @@ def read_info(data: bytes, where: str) -> RecordingInfo | None:
     return _info(held[0].metadata, where) if held else None
 
 
-def read_messages(data: bytes, where: str) -> Iterator[Message]:
-    """Messages in log order, decoded by the wire table; other message types are passed over.
+def read_messages(data: bytes, where: str, *, topics: Collection[str] | None = None) -> Iterator[Message]:
+    """Messages in log order, decoded by the wire table; other message types, and all but `topics`, are passed over.
 
     Raises:
         IntegrityError: truncated or damaged.
@@ -97,14 +99,25 @@ def read_messages(data: bytes, where: str) -> Iterator[Message]:
     """
     with _translated(where):
         for schema, channel, message in sorted(_messages(data, where), key=lambda found: found[2].log_time):
-            if schema is None or schema.name not in wire.KINDS or channel.message_encoding != wire.ENCODING:
-                continue
-            yield Message(
-                topic=channel.topic.removeprefix("/"),
-                log_time_ns=message.log_time,
-                publish_time_ns=message.publish_time,
-                value=wire.decode(schema.name, message.data, _shape(channel.metadata)),
-            )
+            if topics is None or channel.topic.removeprefix("/") in topics:
+                yield from _decoded(schema, channel, message)
+
+
+def read_end(file: BinaryIO, where: str, seconds: float) -> list[Message]:
+    """The messages of the last seconds of an open recording, through its index: to be looked at, never counted.
+
+    Raises:
+        IntegrityError: truncated or damaged.
+    """
+    found: list[Message] = []
+    with _translated(where):
+        reader, end = make_reader(file, validate_crcs=True), None
+        for schema, channel, message in reader.iter_messages(reverse=True):
+            end = message.log_time if end is None else end
+            if message.log_time < end - seconds * 1e9:
+                break
+            found += _decoded(schema, channel, message)
+    return found[::-1]
 
 
 def count(data: bytes, where: str) -> tuple[int, int]:
@@ -129,6 +142,18 @@ def encode(feature: Feature, message: Message) -> Encoded:
         kind=kind.name,
         time_ns=message.log_time_ns,
         payload=wire.encode(kind, message.value, message.publish_time_ns),
+    )
+
+
+def _decoded(schema: Schema | None, channel: Channel, message: Stored) -> Iterator[Message]:
+    """The message by the wire table; none where it is of another type."""
+    if schema is None or schema.name not in wire.KINDS or channel.message_encoding != wire.ENCODING:
+        return
+    yield Message(
+        topic=channel.topic.removeprefix("/"),
+        log_time_ns=message.log_time,
+        publish_time_ns=message.publish_time,
+        value=wire.decode(schema.name, message.data, _shape(channel.metadata)),
     )
 
 

@@ -1,4 +1,7 @@
-"""The tables of a home: facts, the only truth, and projections that are made again from them (CONTRACTS, 3)."""
+"""The tables of a home: facts, the only truth, and projections that are made again from them (CONTRACTS, 3).
+
+What is changed here needs a revision in `migrations/` that brings older homes to it.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,7 @@ fact = Table(
     UniqueConstraint("kind", "key"),
 )
 Index("fact_kind", fact.c.kind, fact.c.seq)
+Index("fact_digest", fact.c.digest, unique=True)
 
 span = Table(
     "span",

@@ -24,6 +24,7 @@ from fleetmill.core.line import (
     World,
 )
 from fleetmill.lines.arm.cutting import cut
+from fleetmill.lines.arm.drawing import draw
 from fleetmill.lines.arm.expert import GOAL, THING
 from fleetmill.lines.arm.judging import baseline, live, metrics, score
 from fleetmill.lines.arm.world import ALONE_STEPS, PERIOD_NS, RESCUE_STEPS, Attempt
@@ -105,5 +106,6 @@ line = Line(
         report_trials=100,
         report_seconds=_ALONE_SECONDS,
         quick=(2, 8),
+        draw=draw,
     ),
 )

@@ -1,0 +1,128 @@
+"""Each generation's model in the field, and the control, on the report's worlds: measured once, kept as facts.
+
+A `measured` fact names the tallies by digest; every figure of the report is pooled from them again, by whoever doubts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fleetmill.core import evidence
+from fleetmill.core.line import Line, Metrics, Tally
+from fleetmill.demo import control
+from fleetmill.demo.fleet import Plan
+from fleetmill.home import Home
+from fleetmill.judge import trials
+from fleetmill.judge.gate import finite
+from fleetmill.seams.blobs import Blobs
+from fleetmill.seams.ledger import Draft, Fact
+
+REPORT_SEEDS = 30_000_000  # worlds of the report: used for nothing else
+BOOTSTRAP_SEED = 7
+CONTROL = "control"
+Side = list[Sequence[Tally]]
+
+
+def measure(plan: Plan, home: Home) -> list[Fact]:
+    """A fact for each generation's model in the field, and one for the control, last. A model is driven once.
+
+    The control is the one whose chain of trainings is as long as the champion's.
+    """
+    seeds = range(REPORT_SEEDS, REPORT_SEEDS + plan.recipe.report_trials)
+    known: dict[str, str] = {}
+    drafts: list[Draft] = []
+    accepted = 0
+    for turn in turns(home, plan.line):
+        accepted += bool(turn["release"])
+        model = model_after(home, plan.line, turn)
+        if model not in known:
+            known[model] = _drive(plan, home, home.blobs.get(model), seeds)
+        drafts.append(_draft(plan, f"generation {turn['turn']}", model, known[model], turn["turn"]))
+    chain = max(accepted - 1, 0)
+    data = control.model(plan.controls, chain)
+    drafts.append(_draft(plan, CONTROL, home.blobs.put(data), _drive(plan, home, data, seeds), chain))
+    return home.ledger.append(drafts)
+
+
+def side(blobs: Blobs, fact: Fact) -> Side:
+    """The tallies that a `measured` fact names, one or more per world."""
+    return trials.read_side(blobs.get(fact.record["trials"]))
+
+
+def metrics(line: Line, tallies: Side) -> dict[str, float]:
+    """Pooled over all worlds, with the 95 % bootstrap interval of the line's headline as `ci_low` and `ci_high`."""
+    pool = _pool(line)
+    _, low, high = evidence.interval(headline(line), tallies, pool, seed=BOOTSTRAP_SEED)
+    return {**finite(pool(tallies)), **finite({"ci_low": low, "ci_high": high})}
+
+
+def compare(line: Line, fleet: Side, other: Side) -> dict[str, float]:
+    """The headline of `fleet` over that of `other`, paired over worlds: ratio, ci_low, ci_high, fleet, other."""
+    (ratio,) = evidence.ratios([headline(line)], fleet, other, _pool(line), seed=BOOTSTRAP_SEED)
+    return finite(
+        {"ratio": ratio.value, "ci_low": ratio.low, "ci_high": ratio.high, "fleet": ratio.a, "other": ratio.b}
+    )
+
+
+def world(line: Line, tallies: Side, first_seed: int, which: str) -> int:
+    """Seed of the ``median`` or the ``worst`` world by the headline that the model came to there; ties: the lower seed.
+
+    A world in which the headline cannot be told counts as the best.
+    """
+    better = next((c.better for c in line.checks if c.metric == headline(line)), "lower")
+    sign = 1.0 if better == "lower" else -1.0
+    found = [sign * line.judging.metrics(trial).get(headline(line), float("nan")) for trial in tallies]
+    ordered = sorted(range(len(found)), key=lambda i: (-float("inf") if found[i] != found[i] else found[i], -i))
+    return first_seed + (ordered[len(ordered) // 2] if which == "median" else ordered[-1])
+
+
+def headline(line: Line) -> str:
+    """The metric that the report is about; a line with a simulated fleet names it."""
+    assert line.recipe is not None
+    return line.recipe.headline
+
+
+def turns(home: Home, line: Line) -> list[dict[str, Any]]:
+    """Every turn that has ended, in order."""
+    found = [dict(f.record) for f in home.ledger.read(kind="turn_ended") if f.record["line"] == line.name]
+    return sorted(found, key=lambda t: int(t["turn"]))
+
+
+def model_after(home: Home, line: Line, turn: Mapping[str, Any]) -> str:
+    """Digest of the model file in the field after a turn; before the first release the candidate stands in."""
+    releases = {f.record["counter"]: f.record for f in home.ledger.read(kind="release")}
+    accepted = [t["release"] for t in turns(home, line) if t["turn"] <= turn["turn"] and t["release"]]
+    if accepted:
+        return str(releases[max(accepted)]["model_file"])
+    return str(home.ledger.get("model", turn["candidate"]).record["files"]["model.onnx"])
+
+
+def _draft(plan: Plan, what: str, model: str, tallies: str, generation: int) -> Draft:
+    record = {
+        "line": plan.line.name,
+        "what": what,
+        "generation": generation,
+        "model_file": model,
+        "trials": tallies,
+        "scenario": plan.line.judging.scenario,
+        "first_seed": REPORT_SEEDS,
+        "worlds": plan.recipe.report_trials,
+        "seconds": plan.recipe.report_seconds,
+    }
+    return Draft(kind="measured", key=f"{plan.line.name}/{what}", record=record)
+
+
+def _drive(plan: Plan, home: Home, model: bytes, seeds: range) -> str:
+    """Digest of the tallies."""
+    found = trials.live_side(
+        plan.line, home.executor, home.runtime, model=model, seeds=seeds, seconds=plan.recipe.report_seconds
+    )
+    return home.blobs.put(trials.digest(found)[1])
+
+
+def _pool(line: Line) -> Any:
+    def pooled(trial: Sequence[Sequence[Tally]]) -> Metrics:
+        return line.judging.metrics([tally for world in trial for tally in world])
+
+    return pooled

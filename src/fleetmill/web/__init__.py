@@ -1,0 +1,1 @@
+"""Pages in a browser, made on the server: the live page of a factory, and the report that shares its look."""
