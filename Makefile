@@ -13,12 +13,14 @@ TEST_EXTRAS := $(DEMO_EXTRAS),dev
 export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export CUDA
 
+LOCK        := --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --quiet
+
 VENV := .venv
 BIN  := $(VENV)/bin
 # A small process of a fleet gains nothing from many threads, and equal bytes need one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check prove clean lint types wheels architecture docs
+.PHONY: demo test check prove clean lint types wheels architecture docs site lock release
 
 demo: $(VENV)/.demo
 	$(BIN)/fleetmill demo $(DEMO_ARGS)
@@ -44,6 +46,19 @@ architecture: $(VENV)/.test
 docs: $(VENV)/.test
 	$(BIN)/python scripts/make_docs.py
 	$(BIN)/pytest tests/docs
+
+# The docs as a site in build/site; nothing is fetched.
+site: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# What a release is built from: every file by digest. Needs uv; torch is left to constraints.txt, since its build depends on the machine.
+lock:
+	uv pip compile pyproject.toml --extra factory --extra sim --extra web -c constraints.txt $(LOCK) -o locks/factory.txt
+	uv pip compile locks/release.in $(LOCK) -o locks/release.txt
+
+# A wheel, its SBOM and their digests in dist/.
+release:
+	PYTHON="$(PYTHON)" sh scripts/make_release.sh dist
 
 # Does the device's install resolve from wheels alone, for each Python and machine? 4: no index answers.
 wheels: $(VENV)/.test

@@ -100,7 +100,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "Box2D": ("lines/",),
     "pygame": ("lines/",),
     "simplejpeg": ("refine/run.py", "findings/sheet.py", "lines/"),
-    "tuf": ("demo/forgery.py", "release/trust.py", "device/update.py"),
+    "tuf": ("demo/forgery.py", "release/trust.py", "release/forms.py", "device/update.py"),
     "securesystemslib": (
         "demo/forgery.py",
         "release/trust.py",

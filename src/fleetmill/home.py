@@ -179,6 +179,25 @@ def _found_inside(folder: Path) -> Path | None:
     return inside if inside.exists() else None
 
 
+def holder(folder: Path) -> str:
+    """The number of the process that holds the home's lock; "": nobody does."""
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return ""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _written(handle)
+    finally:
+        os.close(handle)
+    return ""
+
+
+def _written(handle: int) -> str:
+    return os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+
+
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Hold the home's lock; the kernel lets go of it when this process ends, however it ends."""
@@ -187,7 +206,7 @@ def owned(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = os.read(handle, 32).decode(errors="replace").strip() or "unknown"
+            owner = _written(handle)
             raise ConflictError(
                 f"{folder}: another factory runs on this home (process {owner}). Stop it, or choose another --home"
             ) from error

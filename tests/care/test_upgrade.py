@@ -1,4 +1,4 @@
-"""A home of format 1, from the bytes that version 0.1 wrote: it works as it is, is upgraded, survives a kill between."""
+"""A home of format 1, as version 0.1 wrote it: it works as it is, is upgraded, and survives a kill between."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from finished import NAMES, copied, open_fleet, settings
+from finished import copied, open_fleet, settings
 from fleetmill import loop
 from fleetmill.core import canonical
 from fleetmill.core.errors import IntegrityError, NotFoundError, TooNewError, TrustError
@@ -18,7 +18,8 @@ from fleetmill.core.plain import plain
 from fleetmill.findings import observe
 from fleetmill.findings.gather import takeovers
 from fleetmill.findings.published import contact_sheet, published
-from fleetmill.home import open_home
+from fleetmill.home import open_home, root_key_beside
+from fleetmill.judge import people
 from fleetmill.receive import inbox
 from fleetmill.seams import recordings
 from fleetmill.seams.ledger import Draft
@@ -48,20 +49,6 @@ def told(home, turn=None, line=None):
 
 def of_kind(found, kind):
     return [f for f in found.findings.findings if f.kind == kind]
-
-
-def reports(home, device):
-    """Kept takeovers, counted by hand: 1 after 0 on the channel, by recording."""
-    found = []
-    for session in inbox.sessions(home.ledger, "tiny"):
-        for ref in session.recordings if session.device == device else ():
-            was = 0.0
-            for m in recordings.read_messages(home.blobs.get(ref.digest), "r"):
-                if m.topic == "takeover":
-                    now = float(np.asarray(m.value["data"]))
-                    found += [(session.name, m.log_time_ns)] if now > was else []
-                    was = now
-    return found
 
 
 # -- what every finding has -------------------------------------------------------------------------------------------
@@ -116,9 +103,21 @@ def test_another_homes_key_signs_nothing_here(home, tmp_path):
             home.repository.verify_statement(b"{}", signature, what="it")
 
 
+def test_what_a_key_signed_before_it_was_replaced_is_still_known_to_be_its(finished, spoiled):
+    before = told(spoiled, 1)
+    spoiled.repository.renew(root_key_beside(finished), now_ns=spoiled.clock(), replace=["targets"])
+
+    assert told(spoiled, 1) == before
+    fresh = spoiled.repository.sign_statement(b"{}")
+    assert fresh.keyid != before.signature.keyid
+    spoiled.repository.verify_statement(b"{}", fresh, what="it")
+    with pytest.raises(TrustError):
+        spoiled.repository.verify_statement(b"{}", replace(fresh, keyid=before.signature.keyid), what="it")
+
+
 def test_nothing_that_could_be_metadata_is_signed_as_a_statement(home):
     for data in (b'{"_type":"targets"}', b"[]", b"no json"):
-        with pytest.raises(Exception, match="statement|not JSON"):
+        with pytest.raises(Exception, match=r"statement|not JSON"):
             home.repository.sign_statement(data)
 
 
@@ -127,17 +126,13 @@ def test_a_document_of_a_newer_version_or_of_something_else_is_refused():
 
     with pytest.raises(TooNewError):
         read_findings(canonical.dumps({**made, "version": 2}), "it")
-    with pytest.raises(IntegrityError, match="expected 'fleet.findings'"):
+    with pytest.raises(IntegrityError, match=r"expected 'fleet\.findings'"):
         read_findings(canonical.dumps({**made, "type": "fleet.other"}), "it")
     with pytest.raises(IntegrityError, match="no document"):
         read_findings(b"{}", "it")
 
 
 # -- made once --------------------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """Stands for kill -9."""
 
 
 def test_a_turn_killed_before_its_findings_were_signed_makes_the_same_document(spoiled):
@@ -195,23 +190,60 @@ def test_the_cost_that_was_noted_first_stays(spoiled):
     assert 0 < before.record["cpu_seconds"] < 1e4
 
 
+@pytest.mark.parametrize(("word", "last"), [("approved", "release"), ("refused", "decided")])
+def test_where_a_person_decides_the_findings_wait_and_the_cost_does_not(tmp_path, word, last):
+    with open_fleet(tmp_path) as fleet:
+        home = fleet.home
+        asked = replace(home.settings.lines["tiny"], approval="required")
+        home = replace(home, settings=replace(home.settings, lines={"tiny": asked}))
+        fleet.bring(0, 1, 2)
+        fleet.everyone_once()
+
+        assert loop.turn(home, tiny_line) is None
+        noted = home.ledger.get("cost", "tiny/0")
+        with pytest.raises(NotFoundError, match="turn 0 has not ended"):
+            told(home, 0, "tiny")
+        people.decide(home.ledger, next(home.ledger.read(kind="model")).key, word=word, by="Ann", reason="so")
+        turned = loop.turn(home, tiny_line)
+
+        found = told(home)
+        (factory,) = of_kind(found, "factory")
+        assert turned.number == 0
+        assert home.ledger.get("cost", "tiny/0") == noted
+        assert found.findings.head == [f.seq for f in home.ledger.read(kind=last)][-1]
+        assert factory.numbers["accepted"] == (word == "approved")
+        assert home.books.faults() == []
+
+
 # -- 1. failures ------------------------------------------------------------------------------------------------------
 
 
 def test_every_kept_takeover_is_evidence_of_exactly_one_finding(home):
-    shown = [
-        (e.device, e.session, e.start_ns, e.end_ns)
-        for turn in (0, 1, 2)
-        for f in of_kind(told(home, turn), "failures")
-        for e in f.evidence
-    ]
-    lived = {d: reports(home, d) for d in NAMES}
-    taken = takeovers(tiny_line, inbox.sessions(home.ledger, "tiny"), home.blobs)
-    # the fourth campaign was lived after the last turn: no findings know of it
+    # a fourth campaign was lived after the last turn: no findings know of it
     known = {s for f in home.ledger.read(kind="turn_begun") for s in f.record["sessions"]}
+    taken = [t for t in takeovers(tiny_line, inbox.sessions(home.ledger, "tiny"), home.blobs) if t.session.key in known]
+    found = [f for turn in (0, 1, 2) for f in of_kind(told(home, turn), "failures")]
+    shown = [(e.device, e.recording, e.start_ns, e.end_ns) for f in found for e in f.evidence]
 
-    assert len(shown) == len(set(shown)) == sum(t.session.key in known for t in taken) > 3
-    assert {(t.session.name, t.onset_ns) for t in taken if t.session.device == "d0"} <= set(lived["d0"])
+    clips = [t.clip(10**9, 5 * 10**8) for t in taken]
+    assert sorted(shown) == sorted((c.device, c.recording, c.start_ns, c.end_ns) for c in clips)
+    assert sum(f.numbers["count"] for f in found) == len(taken) > 10
+
+
+def test_a_takeover_is_where_the_channel_rises_also_from_one_recording_into_the_next(home):
+    """Counted by hand; one that goes on where a recording ended and the next began at once is one."""
+    for session in inbox.sessions(home.ledger, "tiny"):
+        by_hand, was, until = [], 0.0, 0
+        for ref in session.recordings:
+            was = was if ref.start_ns == until else 0.0
+            for m in recordings.read_messages(home.blobs.get(ref.digest), "r"):
+                if m.topic == "takeover":
+                    now = float(np.asarray(m.value["data"]))
+                    by_hand += [m.log_time_ns] if now > was else []
+                    was = now
+            until = ref.end_ns
+
+        assert [t.onset_ns for t in takeovers(tiny_line, [session], home.blobs)] == by_hand
 
 
 def test_takeovers_are_ranked_with_rates_by_lived_hours_and_a_sheet(home):
@@ -323,20 +355,29 @@ def test_a_line_without_the_channel_has_no_such_finding(tmp_path):
 # -- 3. drift ---------------------------------------------------------------------------------------------------------
 
 
-def test_too_few_sessions_cannot_tell_of_drift(home):
+def test_before_the_second_turn_there_is_nothing_to_drift_from(home):
     assert of_kind(told(home, 0), "drift") == []
     (finding,) = of_kind(told(home, 1), "drift")
-
-    assert "cannot be told" in finding.sentence
-    assert finding.numbers["sessions_new"] == 3
+    assert (finding.numbers["sessions_new"], finding.numbers["sessions_before"]) == (3, 6)
 
 
-def test_a_camera_that_got_darker_is_drift_and_a_steady_one_is_not(tmp_path):
-    line = replace(
-        tiny_line,
-        recipe=replace(tiny_line.recipe, first=replace(tiny_line.recipe.then, budget_ratio=1.0)),
-    )
+def test_too_few_sessions_cannot_tell_of_drift(tmp_path):
+    for home in two_turns(tmp_path / "a", tiny_line):
+        (finding,) = of_kind(told(home), "drift")
+        assert "3 sessions against 3 cannot single out one of 3 components" in finding.sentence
 
+    with open_fleet(tmp_path / "b") as fleet:
+        fleet.bring(0, 1, 2, 3)
+        line = replace(tiny_line, recipe=None)
+        home = replace(fleet.home, settings=replace(fleet.home.settings, lines={}))
+        loop.turn(home, line)
+        fleet.bring(4)
+        loop.turn(home, line)
+        (finding,) = of_kind(told(fleet.home), "drift")
+        assert "1 new and 4 earlier sessions have rows, at least 3" in finding.sentence
+
+
+def test_a_component_that_moved_is_drift_and_the_steady_ones_are_not(tmp_path):
     class Shifted:
         """From its second turn on the first number is larger by five."""
 
@@ -356,11 +397,11 @@ def test_a_camera_that_got_darker_is_drift_and_a_steady_one_is_not(tmp_path):
             x = step.observation["x"] + np.array([5, 0, 0], np.float32)
             return replace(step, observation={"x": x})
 
-    with open_fleet(tmp_path, line=line, sessions=3) as fleet:
+    with open_fleet(tmp_path, sessions=3) as fleet:
         fleet.everyone_once()
-        loop.turn(fleet.home, line)
+        loop.turn(fleet.home, tiny_line)
         fleet.everyone_once(world=Shifted)
-        loop.turn(fleet.home, line)
+        loop.turn(fleet.home, tiny_line)
         found = of_kind(told(fleet.home), "drift")
 
         drifted = [f.numbers["component"] for f in found if "drifted" in f.sentence]
@@ -405,12 +446,13 @@ def test_a_device_whose_driver_takes_over_all_the_time_stands_out(tmp_path):
         loop.turn(fleet.home, tiny_line)
         fleet.everyone_once(world={"d0": Calm, "d1": Calm, "d2": Nervous})
         loop.turn(fleet.home, tiny_line)
-        (device, counts) = of_kind(told(fleet.home), "unlike")
+        *out, counts = of_kind(told(fleet.home), "unlike")
 
-    assert device.numbers["device"] == "d2"
+    device = next(f for f in out if f.numbers["device"] == "d2")
+    assert device.numbers["per_lived_hour"] > device.numbers["rest_per_lived_hour"] == 0
     assert device.numbers["p_family"] < 0.05
     assert len(device.evidence) == device.numbers["takeovers"] > 10
-    assert counts.numbers["stand_out"] == 1
+    assert counts.numbers["stand_out"] == len(out)
     assert counts.numbers["devices"]["d0"]["takeovers"] == 0
 
 

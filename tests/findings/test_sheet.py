@@ -72,7 +72,7 @@ def test_of_many_components_those_that_move_most_are_drawn():
     tree = ElementTree.fromstring(sheet.plots("t", [lines("d0", width=20)]))
 
     assert len(list(tree.iter(f"{SVG}polyline"))) == 6
-    assert any("6 of 20" in (t.text or "") for t in tree.iter(f"{SVG}text"))
+    assert any("6 of 20 components" in (t.text or "") for t in tree.iter(f"{SVG}text"))
 
 
 def test_a_gap_in_the_numbers_is_left_out():

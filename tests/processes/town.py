@@ -134,13 +134,13 @@ class Town:
 
 
 @contextmanager
-def open_town(folder):
+def open_town(folder, *, generations=2, recipe=SMALL):
     """The processes are ended however the test ends."""
     plan = Plan(
         line=LINE,
-        recipe=SMALL,
-        generations=2,
-        devices=SMALL.devices,
+        recipe=recipe,
+        generations=generations,
+        devices=recipe.devices,
         seed=7,
         labels="oracle",
         folder=folder,

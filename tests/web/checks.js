@@ -99,7 +99,8 @@
   // -- nothing from elsewhere
   for (const e of all("*"))
     for (const attribute of e.attributes)
-      if (/^(src|href|action|poster|data|srcset|xlink:href|ping|formaction|background)$/i.test(attribute.name) && !/^(data:|#)/.test(attribute.value))
+      if (/^(src|href|action|poster|data|srcset|xlink:href|ping|formaction|background)$/i.test(attribute.name) && !/^(data:|#)/.test(attribute.value) &&
+          !(e.tagName === "A" && /^[\w-]+\.\w+$/.test(attribute.value)))
         faults.push(`reference: ${name(e)} ${attribute.name}=${attribute.value.slice(0, 60)}`);
   for (const e of all("style")) if (/url\(|@import/.test(e.textContent)) faults.push("reference: the style fetches something");
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
 from prometheus_client import Counter as Counts
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -71,6 +71,7 @@ class Meter(Collector):
         self._home, self._loop_alive = home, loop_alive
         self._tally, self._lock = Tally(), threading.Lock()
         self._registry = CollectorRegistry()
+        disable_created_metrics()  # a second series per counter that nobody asks for
         self._requests = Counts(
             "fleetmill_requests", "Requests answered.", ["method", "route", "status"], registry=self._registry
         )

@@ -113,5 +113,6 @@ async def malformed(request: Request, error: Exception) -> JSONResponse:
 def _level(method: str, status: int) -> int:
     if status >= 500:
         return logging.WARNING
-    changes = method not in ("GET", "HEAD", "OPTIONS")
-    return logging.INFO if changes or status >= 400 else logging.DEBUG
+    asks = method in ("GET", "HEAD", "OPTIONS")
+    is_usual = asks and (status < 400 or status == 404)  # a device looks for the next root until there is one
+    return logging.DEBUG if is_usual else logging.INFO

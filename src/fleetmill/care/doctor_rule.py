@@ -140,7 +140,7 @@ def expiries(until_ns: Mapping[str, int], *, now_ns: int, is_up: bool) -> list[S
             found.append(
                 Symptom(
                     severity="error" if is_up else "warning",
-                    what=f"the signature of {role} expired {-days:.1f} days ago: devices take nothing new until it is fresh",
+                    what=f"the signature of {role} expired {-days:.1f} days ago: devices take nothing new",
                     where=role,
                     do="Look for errors in the factory's log"
                     if is_up

@@ -97,7 +97,7 @@ def import_(
     from fleetmill.settings import read_settings
 
     tags = dict(_tag(t) for t in tag or [])
-    with open_home(read_settings(home=home)) as opened:
+    with open_home(read_settings(home=home), own=False) as opened:
         sessions = import_path(
             opened.ledger,
             opened.books,

@@ -227,6 +227,7 @@ class Agent:
             settled = self.spool.settled(begin.session)
             if settled is not None:
                 self.uploader.hand_over(self.journal, self.spool, begin.session, settled)
+                self.say(f"session {begin.session} is handed over")
                 done = True
         return done
 

@@ -99,7 +99,7 @@ def _common(rows: Sequence[Mapping[str, Array]]) -> list[str]:
 
 def _too_few(new: int, old: int, names: int) -> str:
     if min(new, old) < rule.LEAST_SESSIONS:
-        return f"{new} new sessions with rows and {old} before; at least {rule.LEAST_SESSIONS} on each side are needed"
+        return f"{new} new and {old} earlier sessions have rows, at least {rule.LEAST_SESSIONS} of each are needed"
     if not names:
         return "the sessions have no component in common"
     if names * rule.least_chance(new, old) >= rule.LEVEL:

@@ -43,10 +43,11 @@ def factory(seen: Seen, sheet: Mapping[str, Any]) -> Finding:
             f"{each['bytes'] / 1e6:.3g} MB and {each['label_rows']:.0f} label rows for each"
         )
     per = {f"{name}_per_accepted": each.get(name) for name in names}
+    made = f"{sheet['candidates']} candidate{'s' * (sheet['candidates'] > 1)}"
     numbers = {name: rounded(v) if isinstance(v, float) else v for name, v in sheet.items()}
     return Finding(
         kind="factory",
-        sentence=f"{sheet['candidates']} candidate{'s' * (sheet['candidates'] > 1)} made, {accepted} accepted (yield {sheet['yield']:.0%}); {said}",
+        sentence=f"{made} made, {accepted} accepted (yield {sheet['yield']:.0%}); {said}",
         numbers={**numbers, **per},
         fact=seen.head,
     )

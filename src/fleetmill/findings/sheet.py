@@ -21,7 +21,7 @@ _TILE = 150  # points that a picture is about wide
 _GAP = 6
 _PAPER, _INK, _FAINT, _MARK, _NOTHING = 250, 30, 110, (200, 40, 30), 225
 _QUALITY = 92
-_PANEL = (190, 64)  # points of a panel with lines
+_PANEL = (270, 64)  # points of a panel with lines
 _COLOURS = ("#1b5fa8", "#c8501e", "#2b8a3e", "#7a3b9a", "#8a6d1b", "#4a4a4a")
 _MOST_LINES = 6  # in one panel; of a longer feature those that move most
 
@@ -79,8 +79,7 @@ def plots(title: str, rows: Sequence[Lines]) -> bytes:
         f'<text x="12" y="22" font-size="14">{escape(title)}</text>',
     ]
     for column, name in enumerate(names):
-        shown, of = len(chosen[name]), held[name][0].shape[1]
-        said = f"{name}, {limits[name][0]:.3g} to {limits[name][1]:.3g}" + (f", {shown} of {of}" if shown < of else "")
+        said = f"{name}, {_scale(limits[name], held[name][0].shape[1])}"
         parts.append(f'<text x="{12 + column * (wide + 12)}" y="48" fill="#666">{escape(said)}</text>')
     for index, row in enumerate(rows):
         y = top + index * (high + 30)
@@ -161,17 +160,29 @@ def _liveliest(values: Sequence[Array]) -> list[int]:
     return sorted(np.argsort(-moved, kind="stable")[:_MOST_LINES].tolist())
 
 
-def _limits(values: Sequence[Array]) -> tuple[float, float]:
-    held = np.concatenate([v[np.isfinite(v)].reshape(-1) for v in values])
-    low, high = (float(held.min()), float(held.max())) if held.size else (0.0, 0.0)
-    return (low, high) if high > low else (low - 1, high + 1)
+def _limits(values: Sequence[Array]) -> Array:
+    """(components, 2): the least and the most of each over all rows, so that rows can be compared."""
+    held = np.concatenate(values)
+    held[~np.isfinite(held)] = np.nan
+    empty = ~np.isfinite(held).any(axis=0)
+    held[:, empty] = 0.0
+    found = np.stack([np.nanmin(held, axis=0), np.nanmax(held, axis=0)], axis=1)
+    flat = found[:, 0] == found[:, 1]
+    found[flat] += [-1.0, 1.0]
+    return found
 
 
-def _panel(seconds: Array, values: Array, limits: tuple[float, float]) -> str:
+def _scale(limits: Array, of: int) -> str:
+    if of == 1:
+        return f"{limits[0, 0]:.3g} to {limits[0, 1]:.3g}"
+    return f"{len(limits)} of {of} components, each on its own scale"
+
+
+def _panel(seconds: Array, values: Array, limits: Array) -> str:
     wide, high = _PANEL
     begin, end = OFFSETS_SECONDS[0], OFFSETS_SECONDS[-1]
     x = (seconds - begin) / (end - begin) * wide
-    y = high - (values - limits[0]) / (limits[1] - limits[0]) * high
+    y = high - (values - limits[:, 0]) / (limits[:, 1] - limits[:, 0]) * high
     zero = -begin / (end - begin) * wide
     drawn = [
         f'<rect width="{wide}" height="{high}" fill="#fff" stroke="#ddd"/>',

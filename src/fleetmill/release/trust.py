@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +24,6 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
     MetaFile,
     Root,
     Snapshot,
-    TargetFile,
     Targets,
     Timestamp,
 )
@@ -34,19 +32,11 @@ from fleetmill.core import canonical
 from fleetmill.core.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError, TrustError
 from fleetmill.core.signing import Signature
 from fleetmill.release import keys as key_files
+from fleetmill.release.forms import COUNTERS, LIFE_NS, expiry, ns, published_of, targets_of
 from fleetmill.release.keys import ONLINE, Keys, Role
 from fleetmill.release.trust_rule import Published, Target, is_due, merge
 from fleetmill.seams.files import sweep, write_whole
 
-_DAY_NS = 86_400 * 10**9
-LIFE_NS: dict[Role, int] = {
-    "root": 365 * _DAY_NS,
-    "targets": 90 * _DAY_NS,
-    "snapshot": 7 * _DAY_NS,
-    "timestamp": 1 * _DAY_NS,
-}
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_COUNTERS = "x-fleet-counters"  # in targets.json: line -> highest release counter ever; TUF keeps unknown fields
 _Signed = TypeVar("_Signed", Root, Targets, Snapshot, Timestamp)
 
 
@@ -128,8 +118,8 @@ class Repository:
         """
         with self._alone():
             current = self._current()
-            wanted = merge(_published(current.targets), targets, retire)
-            if wanted != _published(current.targets):
+            wanted = merge(published_of(current.targets), targets, retire)
+            if wanted != published_of(current.targets):
                 current = self._commit(current, now_ns, targets=wanted)
             return _versions(current)
 
@@ -139,15 +129,15 @@ class Repository:
         Raises:
             IntegrityError: the metadata on disk is damaged.
         """
-        return dict(_published(self._current().targets).targets)
+        return dict(published_of(self._look().targets).targets)
 
     def counters(self) -> dict[str, int]:
         """The highest release counter that each line ever had, retired releases included: the next one is above it."""
-        return dict(_published(self._current().targets).counters)
+        return dict(published_of(self._look().targets).counters)
 
     def versions(self) -> Versions:
         """Which version of each role's metadata is the published one."""
-        return _versions(self._current())
+        return _versions(self._look())
 
     def refresh_timestamp(self, *, now_ns: int) -> Versions:
         """Sign anew what has less than half of its life left; call it every few hours. Nothing due: nothing changes.
@@ -163,7 +153,7 @@ class Repository:
             if self._is_due(current.root, "root", now_ns):
                 self._renew_root(current.root, now_ns, self._keys.signer("root", current.root.roles["root"].keyids))
             if self._is_due(current.targets, "targets", now_ns):
-                current = self._commit(current, now_ns, targets=_published(current.targets))
+                current = self._commit(current, now_ns, targets=published_of(current.targets))
             elif self._is_due(current.snapshot, "snapshot", now_ns):
                 current = self._commit(current, now_ns)
             elif self._is_due(current.timestamp, "timestamp", now_ns):
@@ -196,7 +186,10 @@ class Repository:
             signer = key_files.read(root_key)
             if signer.public_key.keyid not in root.roles["root"].keyids:
                 raise ConflictError(f"{root_key}: is not the root key that {self._folder} trusts. Give the right one")
-            current = self._last_whole()
+            try:
+                current = self._under(root)
+            except IntegrityError:
+                current = self._before() or self._under(root)
             for role in ONLINE:
                 self._keys.settle(role, root.roles[role].keyids)
             for role in replace:
@@ -204,7 +197,7 @@ class Repository:
                     root.revoke_key(old, role)
                 root.add_key(self._keys.draw(role).public_key, role)
             self._renew_root(root, now_ns, signer)
-            renewed = self._commit(current, now_ns, targets=_published(current.targets))
+            renewed = self._commit(current, now_ns, targets=published_of(current.targets))
             for role in ONLINE:
                 self._keys.settle(role, root.roles[role].keyids)
             return _versions(renewed)
@@ -215,14 +208,14 @@ class Repository:
         Raises:
             IntegrityError: the metadata on disk is damaged.
         """
-        c = self._current()
+        c = self._look()
         signed: dict[Role, Root | Targets | Snapshot | Timestamp] = {
             "root": c.root,
             "targets": c.targets,
             "snapshot": c.snapshot,
             "timestamp": c.timestamp,
         }
-        return {role: _ns(metadata.expires) for role, metadata in signed.items()}
+        return {role: ns(metadata.expires) for role, metadata in signed.items()}
 
     def key_faults(self) -> dict[Role, str]:
         """Online keys that are missing, damaged, or not the ones that root names; why, by role.
@@ -241,7 +234,7 @@ class Repository:
 
     def files(self) -> set[str]:
         """Names of the metadata files that are in force: what timestamp.json leads to, and every root."""
-        c = self._current()
+        c = self._look()
         roots = {f"{n}.root.json" for n in _root_versions(self._folder)}
         return {"timestamp.json", f"{c.snapshot.version}.snapshot.json", f"{c.targets.version}.targets.json", *roots}
 
@@ -305,7 +298,7 @@ class Repository:
 
     def _begin(self, now_ns: int) -> None:
         """Make the keys that are missing and the first root. Only for `create`."""
-        root = Root(version=1, expires=_expiry("root", now_ns), consistent_snapshot=True)
+        root = Root(version=1, expires=expiry("root", now_ns), consistent_snapshot=True)
         self._keys.make()
         for role in key_files.ROLES:
             root.add_key(self._keys.signer(role).public_key, role)
@@ -313,8 +306,8 @@ class Repository:
 
     def _fill(self, now_ns: int) -> None:
         """Version 1 of everything below the root. Only for `create`."""
-        targets = Targets(version=1, expires=_expiry("targets", now_ns), unrecognized_fields={_COUNTERS: {}})
-        snapshot = Snapshot(version=1, expires=_expiry("snapshot", now_ns))
+        targets = Targets(version=1, expires=expiry("targets", now_ns), unrecognized_fields={COUNTERS: {}})
+        snapshot = Snapshot(version=1, expires=expiry("snapshot", now_ns))
         snapshot.meta["targets.json"] = _named(targets, self._write("targets", targets))
         self._stamp(_named(snapshot, self._write("snapshot", snapshot)), 1, now_ns)
 
@@ -322,39 +315,52 @@ class Repository:
         """Targets if they are given, then snapshot, then timestamp: the last write is what makes it so."""
         named = current.snapshot.meta["targets.json"]
         if targets is not None:
-            signed = _targets(targets, version=current.targets.version + 1, now_ns=now_ns)
+            signed = targets_of(targets, version=current.targets.version + 1, now_ns=now_ns)
             named = _named(signed, self._write("targets", signed))
         snapshot = Snapshot(
-            version=current.snapshot.version + 1, expires=_expiry("snapshot", now_ns), meta={"targets.json": named}
+            version=current.snapshot.version + 1, expires=expiry("snapshot", now_ns), meta={"targets.json": named}
         )
         self._stamp(_named(snapshot, self._write("snapshot", snapshot)), current.timestamp.version + 1, now_ns)
         return self._current()
 
     def _stamp(self, snapshot: MetaFile, version: int, now_ns: int) -> None:
-        timestamp = Timestamp(version=version, expires=_expiry("timestamp", now_ns), snapshot_meta=snapshot)
+        timestamp = Timestamp(version=version, expires=expiry("timestamp", now_ns), snapshot_meta=snapshot)
         self._write("timestamp", timestamp)
 
     def _renew_root(self, root: Root, now_ns: int, signer: CryptoSigner) -> None:
         """This root for another life, signed by the key that signed the one before."""
-        root.version, root.expires = root.version + 1, _expiry("root", now_ns)
+        root.version, root.expires = root.version + 1, expiry("root", now_ns)
         self._write("root", root, signer)
 
     def _is_due(self, signed: Root | Targets | Snapshot | Timestamp, role: Role, now_ns: int) -> bool:
         has_key = self._keys.has(role)  # root's, later targets', may be offline
-        return has_key and is_due(expires_ns=_ns(signed.expires), life_ns=LIFE_NS[role], now_ns=now_ns)
+        return has_key and is_due(expires_ns=ns(signed.expires), life_ns=LIFE_NS[role], now_ns=now_ns)
 
-    def _current(self) -> _Current:
-        return self._under(self._root()[0])
-
-    def _last_whole(self) -> _Current:
-        """What is published now; after a renewal that was cut short, what was published before it."""
+    def _look(self) -> _Current:
+        """What is published, without the lock; a renewal that is at work is waited for."""
         try:
             return self._current()
-        except IntegrityError as error:
-            for version in reversed(_root_versions(self._folder)[:-1]):
-                with suppress(IntegrityError):
-                    return self._under(self._read(Root, f"{version}.root.json", None))
-            raise IntegrityError(str(error)) from error
+        except IntegrityError:
+            with self._alone():
+                return self._current()
+
+    def _current(self) -> _Current:
+        root, _ = self._root()
+        try:
+            return self._under(root)
+        except IntegrityError:
+            if self._before() is None:
+                raise
+            raise IntegrityError(
+                f"{self._folder}: a renewal was cut short. Run again: fleetmill renew --root-key PATH"
+            ) from None
+
+    def _before(self) -> _Current | None:
+        """What was published under an older root, where a renewal was cut short and nothing is under the newest."""
+        for version in reversed(_root_versions(self._folder)[:-1]):
+            with suppress(IntegrityError):
+                return self._under(self._read(Root, f"{version}.root.json", None))
+        return None
 
     def _under(self, root: Root) -> _Current:
         timestamp = self._read(Timestamp, "timestamp.json", root)
@@ -394,25 +400,6 @@ class Repository:
         return data
 
 
-def _targets(published: Published, *, version: int, now_ns: int) -> Targets:
-    files = {
-        path: TargetFile(
-            target.length, {"sha256": target.sha256}, path, {"custom": dict(target.custom)} if target.custom else {}
-        )
-        for path, target in sorted(published.targets.items())
-    }
-    counters = {_COUNTERS: dict(published.counters)}
-    return Targets(version=version, expires=_expiry("targets", now_ns), targets=files, unrecognized_fields=counters)
-
-
-def _published(targets: Targets) -> Published:
-    files = {
-        path: Target(path=path, length=file.length, sha256=file.hashes["sha256"], custom=file.custom or {})
-        for path, file in targets.targets.items()
-    }
-    return Published(targets=files, counters=targets.unrecognized_fields.get(_COUNTERS, {}))
-
-
 def _versions(current: _Current) -> Versions:
     return Versions(
         root=current.root.version,
@@ -424,14 +411,6 @@ def _versions(current: _Current) -> Versions:
 
 def _named(signed: Targets | Snapshot, data: bytes) -> MetaFile:
     return MetaFile.from_data(signed.version, data, ["sha256"])
-
-
-def _ns(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(seconds=1) * 10**9
-
-
-def _expiry(role: Role, now_ns: int) -> datetime:
-    return _EPOCH + timedelta(seconds=(now_ns + LIFE_NS[role]) // 10**9)
 
 
 def _root_versions(folder: Path) -> list[int]:

@@ -14,7 +14,7 @@ from html import escape
 from fleetmill.web.number import Text
 
 WIDTH, HEIGHT = 560.0, 320.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 18.0, 16.0, 50.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68.0, 18.0, 16.0, 50.0
 _MARKS = ("circle", "square", "diamond", "triangle")
 _SIZE, _CAP = 5.0, 5.0
 
@@ -150,7 +150,7 @@ def _grid(scale: _Scale, steps: Sequence[float]) -> list[str]:
         y = scale.y(step)
         kind = "axis" if step == 0 else "grid"
         found.append(f'<path class="{kind}" d="M{_LEFT:g} {y:.1f}H{WIDTH - _RIGHT:g}"/>')
-        found.append(f'<text class="tick" x="{_LEFT - 8:g}" y="{y:.1f}" dy=".35em" text-anchor="end">')
+        found.append(f'<text class="tick" x="{_LEFT - 6:g}" y="{y:.1f}" dy=".35em" text-anchor="end">')
         found.append(f"{step:.{digits}f}</text>")
     return found
 
@@ -176,7 +176,7 @@ def _labels(chart: Chart) -> list[str]:
     return [
         f'<text class="label" x="{(WIDTH + _LEFT) / 2:g}" y="{HEIGHT - 8:g}" text-anchor="middle">'
         f"{escape(chart.x_label)}</text>",
-        f'<text class="label" transform="translate(15 {middle:g}) rotate(-90)" text-anchor="middle">'
+        f'<text class="label" transform="translate(14 {middle:g}) rotate(-90)" text-anchor="middle">'
         f"{escape(chart.y_label)}</text>",
         f'<text class="label" x="{WIDTH / 2:g}" y="{middle:g}" text-anchor="middle">no point yet</text>'
         if empty

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from fleetmill.web.chart import Chart, Point, Series
 from fleetmill.web.number import Number, Text
+from fleetmill.web.state import Compared, LineSeen
 from fleetmill.web.steps import words
-from fleetmill.web.view import Compared, LineSeen
 
 _ASIDE = 0.12  # what was compared with stands beside its candidate, not under it
 

@@ -5,6 +5,7 @@ A picture is given as it was recorded: JPEG and PNG bytes untouched, raw pixels 
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from base64 import b64encode
@@ -139,11 +140,17 @@ def _curve(topic: str, rows: Sequence[tuple[int, tuple[float, ...]]], end_ns: in
     last = [(t, v) for t, v in rows if t >= end_ns - SECONDS * 1e9]
     size = min((len(v) for _, v in last), default=0)
     columns = [tuple(v[i] for _, v in last) for i in range(min(size, 64))]
-    moving = sorted(columns, key=lambda c: min(c) - max(c))[:_MOST_CURVES]
+    moving = sorted(columns, key=_stillness)[:_MOST_CURVES]
     if len(last) < 2 or not moving:
         return None
     times = tuple((t - end_ns) / 1e9 for t, _ in last)
     return Curves(topic=topic, times_s=times, values=tuple(moving), components=size)
+
+
+def _stillness(values: Sequence[float]) -> float:
+    """Small for what moved much; what is no number counts for nothing."""
+    finite = [v for v in values if math.isfinite(v)]
+    return min(finite, default=0.0) - max(finite, default=0.0)
 
 
 def _held_spans(messages: Sequence[Message]) -> tuple[tuple[float, float], ...]:

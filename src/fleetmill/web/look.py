@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from fleetmill.core import canonical
 from fleetmill.core.errors import FleetmillError
+from fleetmill.core.finding import read_findings
 from fleetmill.home import Home
 from fleetmill.seams import recordings
 from fleetmill.web import curve, glimpse, steps, tiles
 from fleetmill.web.chart import Chart
-from fleetmill.web.view import DeviceSeen, FactSeen, LineSeen, View
+from fleetmill.web.state import DeviceSeen, FactSeen, LineSeen
+from fleetmill.web.view import View
 
 MOST_TILES = 60  # of a line
 MOST_READ_BYTES = 64 * 1024**2  # larger recordings are not read for takeovers
@@ -27,6 +27,7 @@ class Finding:
 
     kind: str
     sentence: str
+    fact: int  # number of the newest fact that it rests on
     sheet: str
 
 
@@ -193,15 +194,16 @@ class Eye:
 
     def _document(self, digest: str, turn: int, seq: int) -> Findings:
         try:
-            rows = canonical.loads(self._home.blobs.get(digest))["findings"]
-            found = tuple(self._finding(row) for row in rows[:_MOST_FINDINGS])
-        except (FleetmillError, KeyError, TypeError) as error:
-            return Findings(turn=turn, fact=seq, found=(), trouble=f"document {digest[:12]} cannot be read: {error}")
+            read = read_findings(self._home.blobs.get(digest), f"findings {digest[:12]}").findings[:_MOST_FINDINGS]
+            found = tuple(
+                Finding(kind=f.kind, sentence=f.sentence, fact=f.fact, sheet=self._sheet(f.sheet)) for f in read
+            )
+        except FleetmillError as error:
+            return Findings(turn=turn, fact=seq, found=(), trouble=str(error))
         return Findings(turn=turn, fact=seq, found=found, trouble="")
 
-    def _finding(self, row: Mapping[str, Any]) -> Finding:
-        sheet = ""
-        if row.get("sheet") and self._home.blobs.has(row["sheet"]):
-            data = self._home.blobs.get(row["sheet"])
-            sheet = glimpse.data_uri(data) if len(data) <= _MOST_SHEET_BYTES else ""
-        return Finding(kind=str(row["kind"]), sentence=str(row["sentence"]), sheet=sheet)
+    def _sheet(self, digest: str) -> str:
+        if not digest or not self._home.blobs.has(digest):
+            return ""
+        data = self._home.blobs.get(digest)
+        return glimpse.data_uri(data) if len(data) <= _MOST_SHEET_BYTES else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fleetmill.settings import LineSettings
-from fleetmill.web.view import DeviceSeen, LineSeen
+from fleetmill.web.state import DeviceSeen, LineSeen
 
 State = Literal["works", "waits", "person", "idle"]
 _NAMED = 3  # devices that a sentence names

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fleetmill.web import spark
 from fleetmill.web.glimpse import Glimpse, Held
 from fleetmill.web.number import Mark
-from fleetmill.web.view import Answer, DeviceSeen, LineSeen, Lived
+from fleetmill.web.state import Answer, DeviceSeen, LineSeen, Lived
 
 MOST_BARS = 24
 _TONES: Mapping[str, Mark] = {
@@ -141,3 +141,13 @@ def _words(device: DeviceSeen, line: LineSeen, counts: Mapping[str, int | None])
 def _said(answer: Answer) -> Said:
     tone = _TONES.get(answer.state, Mark(text=answer.state))
     return Said(mark=tone, release=answer.release, reason=answer.reason, fact=answer.seq)
+
+
+def _missing(device: DeviceSeen, seen: Glimpse | None) -> str:
+    if seen is not None:
+        return seen.missing
+    if not device.enrolled:
+        return "invited; it has not enrolled yet"
+    if not device.lived:
+        return "nothing has landed yet"
+    return "nothing was kept yet" if not any(lived.clips for lived in device.lived) else "being read"
