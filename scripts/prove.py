@@ -107,7 +107,7 @@ def _driving(out: Path, _: Path) -> Sequence[Row]:
             command="the same",
         )
     )
-    return [*rows, *_all_demos(reports)]
+    return [*rows, *_all_demos(reports), *_asked(out, "driving")]
 
 
 def _arm(out: Path, _: Path) -> Sequence[Row]:
@@ -132,13 +132,14 @@ def _arm(out: Path, _: Path) -> Sequence[Row]:
             command="the same",
         ),
         *_all_demos(reports),
+        *_asked(out, "arm"),
     ]
 
 
 def _same_twice(out: Path, _: Path) -> Sequence[Row]:
     found = []
     for name in ("once", "again"):
-        report = _demo(out, "arm", 3, folder=out / f"arm-3-{name}", more=("--generations", "2"))
+        report = _demo(out, "arm", 3, folder=out / f"arm-3-{name}", more=("--generations", "2", "--calm"))
         found.append([(g["dataset"], g["candidate"]) for g in report["generations"]])
     return [
         Row(
@@ -146,7 +147,7 @@ def _same_twice(out: Path, _: Path) -> Sequence[Row]:
             measured=f"{len(found[0])} generations, {'equal' if found[0] == found[1] else 'DIFFERENT'}: "
             f"{', '.join(m[:12] for _, m in found[0])}",
             met=found[0] == found[1],
-            command="fleetmill demo --line arm --seed 3 --generations 2, twice",
+            command="fleetmill demo --line arm --seed 3 --generations 2 --calm, twice",
         )
     ]
 
@@ -197,7 +198,16 @@ def _all_demos(reports: Sequence[dict[str, Any]]) -> list[Row]:
     """What every demo must end with."""
     line = reports[0]["line"]
     off = [abs(sum(sum(g["stages"].values()) for g in r["generations"]) / r["loop_seconds"] - 1) for r in reports]
+    events = [e for r in reports for e in r["events"]]
+    kept = [sum(bool(e["kept"]) for e in r["events"]) for r in reports]
+    checked = all(e["chain"] > 0 and not e["faults"] for e in events)
     return [
+        Row(
+            promise=f"{line}: each of the six accidents ends as promised, chain and books checked after each",
+            measured=", ".join(f"{k} of {len(r['events'])}" for k, r in zip(kept, reports, strict=True)) + " by seed",
+            met=checked and len(events) == 6 * len(reports) and sum(kept) == len(events),
+            command="the same",
+        ),
         Row(
             promise=f"{line}: the books balance and the audit agrees",
             measured="; ".join(r["audit"]["line"].removeprefix("audit: ") for r in reports),
@@ -211,6 +221,33 @@ def _all_demos(reports: Sequence[dict[str, Any]]) -> list[Row]:
             command="the same",
         ),
     ]
+
+
+def _asked(out: Path, line: str) -> list[Row]:
+    """What every finished demo must answer: its report's numbers again, and both ways of its receipts."""
+    questions = {
+        "every number of the report follows again from its fact": ("report", "--verify", "{place}/report.html"),
+        "why and fate agree for every interval and every model": ("why", "--check-all", "--home", "{place}/home"),
+    }
+    rows = []
+    for promise, words in questions.items():
+        told = []
+        for seed in SEEDS:
+            command = [w.format(place=out / f"{line}-{seed}") for w in words]
+            done = subprocess.run(
+                [sys.executable, "-m", "fleetmill.cli", *command], cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            last = (done.stdout.strip().splitlines() or [done.stderr.strip()])[-1]
+            told.append((done.returncode, last.removeprefix(f"{out / f'{line}-{seed}'}/report.html: ")))
+        rows.append(
+            Row(
+                promise=f"{line}: {promise}",
+                measured="; ".join(text for _, text in told),
+                met=all(code == 0 for code, _ in told),
+                command=f"fleetmill {' '.join(words).format(place=f'demo-{line}-SEED')}",
+            )
+        )
+    return rows
 
 
 def _demo(out: Path, line: str, seed: int, *, folder: Path | None = None, more: Sequence[str] = ()) -> dict[str, Any]:

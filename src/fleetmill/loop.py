@@ -105,20 +105,7 @@ def examine(home: Home, line: Line) -> Verdict | None:
     entered = due.to_examine(home, line)
     if entered is None or due.awaited(home, line) or _is_open(home, line):
         return None
-    last = due.last_turn(home, line)
-    assert last is not None  # without a dataset nothing is examined
-    champion = release.champion(home.ledger, line.name)
-    begun = _once(
-        home,
-        "examination",
-        entered.key,
-        {
-            "line": line.name,
-            "dataset": last.record["dataset"],
-            "champion": champion.model if champion else "",
-            "campaign": int(last.record["turn"]) + 1,
-        },
-    )
+    begun = _begin_examination(home, line, entered.key)
     candidate = trainer.model(home.ledger, entered.record["model"])
     against = trainer.model(home.ledger, begun["champion"]) if begun["champion"] else None
     number = EXAMINATIONS + int(entered.key.rpartition("/")[2])
@@ -279,9 +266,18 @@ def _is_open(home: Home, line: Line) -> bool:
     return len(begun) > due.turns(home, line)
 
 
-def _once(home: Home, kind: str, key: str, record: dict[str, Any]) -> dict[str, Any]:
-    """The record of that fact: as it was entered first, or as it is entered now."""
+def _begin_examination(home: Home, line: Line, key: str) -> dict[str, Any]:
+    """What the entered model is judged against and with: fixed by the first fact, like a turn's champion."""
     try:
-        return dict(home.ledger.get(kind, key).record)
+        return dict(home.ledger.get("examination", key).record)
     except NotFoundError:
-        return dict(home.ledger.append([Draft(kind=kind, key=key, record=record)])[0].record)
+        pass
+    last, champion = due.last_turn(home, line), release.champion(home.ledger, line.name)
+    assert last is not None  # `due.to_examine` gives nothing before the first turn
+    record = {
+        "line": line.name,
+        "dataset": last.record["dataset"],
+        "champion": champion.model if champion else "",
+        "campaign": int(last.record["turn"]) + 1,
+    }
+    return dict(home.ledger.append([Draft(kind="examination", key=key, record=record)])[0].record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 
 import pytest
@@ -23,9 +24,31 @@ def old(tmp_path):
 @pytest.fixture
 def fleet(tmp_path):
     """A new home with three enrolled devices that have not lived yet."""
-    settings = Settings(home=tmp_path / "home", lines={"tiny": ASKED}, poll_seconds=0.0)
+    return _new(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _grown(tmp_path_factory):
+    """Made once: a home that has turned twice. Its folder, and the time there."""
+    folder = tmp_path_factory.mktemp("grown")
+    found = _new(folder)
+    assert [found.round().number, found.round().number] == [0, 1]
+    return folder, found.clock.now_ns
+
+
+@pytest.fixture
+def grown(_grown, tmp_path):
+    """A copy of a home that has turned twice, with its three devices."""
+    folder, now_ns = _grown
+    shutil.copytree(folder, tmp_path / "grown")
+    settings = Settings(home=tmp_path / "grown" / "home", lines={"tiny": ASKED}, poll_seconds=0.0)
+    return Fleet(settings, tmp_path / "grown", Clock(now_ns))
+
+
+def _new(folder):
+    settings = Settings(home=folder / "home", lines={"tiny": ASKED}, poll_seconds=0.0)
     clock = Clock()
     init_home(settings, now_ns=clock())
-    found = Fleet(settings, tmp_path, clock)
+    found = Fleet(settings, folder, clock)
     found.enrol()
     return found

@@ -222,7 +222,7 @@ def commands(group, words=()):
     for name, command in group.commands.items():
         if getattr(command, "commands", None):
             yield from commands(command, (*words, name))
-        elif any("--home" in p.opts for p in command.params):
+        elif name != "report" and any("--home" in p.opts for p in command.params):  # that one reads a page first
             given = []
             for p in command.params:
                 if p.param_type_name == "argument":

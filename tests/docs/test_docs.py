@@ -154,7 +154,7 @@ def test_decisions_are_numbered_and_say_their_price() -> None:
 def test_the_readme_is_short_and_names_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
 
-    assert len(text.splitlines()) < 150
+    assert len(text.splitlines()) < 180
     assert re.findall(r"^make (\w+)", text, re.MULTILINE)[:2] == ["demo", "test"]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +25,7 @@ from fleetmill.judge import people
 from fleetmill.receive import inbox
 from fleetmill.seams import recordings
 from fleetmill.seams.ledger import Draft
+from fleetmill.seams.processes import cpu_seconds_here
 from fleetmill.testing import tiny_line
 from fleetmill.testing.tiny import PERIOD_NS
 
@@ -119,6 +122,21 @@ def test_nothing_that_could_be_metadata_is_signed_as_a_statement(home):
     for data in (b'{"_type":"targets"}', b"[]", b"no json"):
         with pytest.raises(Exception, match=r"statement|not JSON"):
             home.repository.sign_statement(data)
+
+
+GOLDEN = (
+    b'{"findings":[{"evidence":[{"device":"d0","end_ns":1767225604900000000,"recording":"ab","session":"s00001",'
+    b'"start_ns":1767225603400000000}],"fact":7,"kind":"failures","later":[1],"numbers":{"count":1,"per_lived_hour":2.5},'
+    b'"sentence":"1 takeover","sheet":""}],"head":9,"line":"tiny","turn":1,"type":"fleet.findings","version":1}'
+)
+
+
+def test_what_was_written_once_is_read_and_written_alike_with_fields_that_came_later():
+    found = read_findings(GOLDEN, "golden")
+
+    assert found.document() == GOLDEN
+    assert found.findings[0].extra == {"later": [1]}
+    assert found.findings[0].evidence[0].start_ns == 1767225603400000000
 
 
 def test_a_document_of_a_newer_version_or_of_something_else_is_refused():
@@ -465,6 +483,21 @@ def test_plain_counts_are_those_of_the_ledger(home):
 
         assert counts.numbers["bytes_kept"] == sum(r.bytes for s in new for r in s.recordings)
         assert sum(d["sessions"] for d in counts.numbers["devices"].values()) == len(new)
+
+
+def test_cpu_time_counts_children_that_still_work():
+    burn = "import sys, time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True); sys.stdin.read()"
+    before = cpu_seconds_here()
+    with subprocess.Popen(
+        [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "done\n"
+        living = cpu_seconds_here()
+        child.stdin.close()
+        child.wait()
+
+    assert living - before >= 0.25
+    assert cpu_seconds_here() - before >= 0.25
 
 
 def test_the_factorys_sheet_adds_up(home):

@@ -88,9 +88,7 @@ class Browser:
         found = Page(self, session, width)
         for domain in ("Page", "Runtime", "Log"):
             found.ask(f"{domain}.enable")
-        found.ask(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
-        )
+        found.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         features = [
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
             {"name": "prefers-reduced-motion", "value": "reduce"},
@@ -186,7 +184,7 @@ def open_browser(folder: Path):
 
 def check(page: Page) -> list[str]:
     """Every fault of a page as it stands: layout, contrast, structure, references, console, keyboard."""
-    found = list(page.run(f"({CHECKS})()"))
+    found = list(page.run(f"({CHECKS})({page.width})"))
     found += [f"console: {text}" for text in page.errors()]
     return found + keyboard(page)
 

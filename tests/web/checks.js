@@ -1,5 +1,5 @@
 // Every fault of a page as it stands, as sentences. Run in the page; leaves three functions for the keyboard check.
-() => {
+(width) => {
   const faults = [];
   const all = (what, from = document) => [...from.querySelectorAll(what)];
   const seen = (e) => e.checkVisibility({ visibilityProperty: true, opacityProperty: true });
@@ -10,8 +10,8 @@
   const scrolls = (e) => /auto|scroll|hidden|clip/.test(getComputedStyle(e).overflowX);
 
   // -- layout
-  if (document.scrollingElement.scrollWidth > innerWidth)
-    faults.push(`layout: the page is ${document.scrollingElement.scrollWidth} px wide in a window of ${innerWidth}`);
+  if (document.scrollingElement.scrollWidth > width || innerWidth !== width)
+    faults.push(`layout: the page is ${document.scrollingElement.scrollWidth} px wide in a window of ${width}`);
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   const texts = [];
   while (walker.nextNode()) {

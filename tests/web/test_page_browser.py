@@ -171,8 +171,8 @@ def test_the_checks_find_what_is_wrong(browser, tmp_path):
         found = "\n".join(check(page))
 
     for words in (
-        "px wide in a window of",
-        "leaves <div>",
+        "px wide in a window of 390",
+        "leaves <p>",
         "overlap",
         'contrast: <p> "pale"',
         "an h3 follows an h1",

@@ -94,14 +94,19 @@ def test_the_page_of_a_finished_demo_shows_its_devices_steps_curve_and_facts(fin
 
 @pytest.mark.parametrize("path", ["/", "/live"])
 @pytest.mark.parametrize(
-    "headers", [{"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example:8787"}, {"Host": "factory"}]
+    "name", ["evil.example", "127.0.0.1.evil.example:8787", "my_evil.example", "evil.example:99999", "a b", "[::1", ""]
 )
-def test_another_host_name_gets_nothing(home, path, headers):
-    answer = get(home, path, headers)
+def test_another_host_name_gets_nothing(home, path, name):
+    answer = get(home, path, {"Host": name})
 
     assert answer.status_code == 401
     assert answer.headers["content-type"] == "application/problem+json"
     assert "is served to this machine alone" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1:1", "[::1]:8787", "LocalHost:8787"])
+def test_this_machine_may_be_called_by_each_of_its_names(home, name):
+    assert get(home, "/", {"Host": name}).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/live"])

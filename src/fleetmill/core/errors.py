@@ -30,7 +30,7 @@ class FleetmillError(Exception):
 _EXTRAS = {  # which extra brings a library that may be missing; what is not named comes with the factory
     **dict.fromkeys(("torch", "onnx", "safetensors"), "train"),
     **dict.fromkeys(("gymnasium", "gymnasium_robotics", "mujoco", "Box2D", "pygame"), "sim"),
-    **dict.fromkeys(("jinja2", "matplotlib"), "web"),
+    **dict.fromkeys(("matplotlib", "PIL"), "web"),
 }
 
 

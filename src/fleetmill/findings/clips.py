@@ -24,7 +24,7 @@ def draw(seen: Seen, group: Group, blobs: Blobs) -> bytes:
     camera = _camera(seen.line)
     if camera is not None:
         return sheet.photographs(title, [_pictures(seen, t, camera, blobs) for t in chosen])
-    numeric = {f.name for f in seen.line.features if f.kind in _NUMBERS and f.dtype != "str" and len(f.shape) < 2}
+    numeric = {f.name for f in seen.line.features if f.kind in _NUMBERS and _is_drawn(f)}
     return sheet.plots(title, [_lines(seen, t, numeric, blobs) for t in chosen])
 
 
@@ -41,6 +41,11 @@ def _chosen(found: Sequence[Takeover]) -> list[Takeover]:
 
 def _camera(line: Line) -> Feature | None:
     return next((f for f in line.features if f.dtype == "uint8" and len(f.shape) == 3 and f.shape[2] == 3), None)
+
+
+def _is_drawn(feature: Feature) -> bool:
+    """Numbers of one width: no text, no picture, nothing whose length varies."""
+    return feature.dtype != "str" and len(feature.shape) < 2 and -1 not in feature.shape
 
 
 def _label(seen: Seen, takeover: Takeover) -> str:

@@ -97,12 +97,11 @@ def gather(ledger: Ledger, blobs: Blobs, line: Line, *, turn: int, verdict: str,
     given = ledger.get("verdict", verdict)
     judged = build(Verdict, given.record)
     dataset = ledger.get("dataset", judged.dataset)
-    devices = {s.device for s in known.values()}
     since = _head(ledger, line, turn - 1)
     reports = [
         f
         for f in ledger.read(kind="deployment", after=since)
-        if f.seq <= head and f.record["report"]["device"] in devices
+        if f.seq <= head and f.record["report"]["line"] == line.name
     ]
     return Seen(
         line=line,

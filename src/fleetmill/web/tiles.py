@@ -55,6 +55,7 @@ class Said:
 class Words:
     """What is said of a device."""
 
+    has_key: bool  # False: it exists through imports alone, or was only invited
     running: str  # digest of the model file that it said it runs
     answers: tuple[Said, ...]  # what it confirmed last, and what it refused or failed at since
     owes: int  # release that it has not answered; 0: none
@@ -129,6 +130,7 @@ def _words(device: DeviceSeen, line: LineSeen, counts: Mapping[str, int | None])
     last, confirmed, out = device.answer, device.confirmed, line.release
     told = [a for a in (confirmed, last if last is not confirmed else None) if a is not None]
     return Words(
+        has_key=device.has_key,
         running=last.running if last else "",
         answers=tuple(_said(a) for a in told),
         owes=out.number if out and device.has_key and out.number not in device.answers else 0,
