@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from fleetmill.demo import accidents, forgery
 from fleetmill.demo.accidents import PROMISES, Accident, Ending, Kind
 from fleetmill.demo.fleet import Plan, Processes, command
 from fleetmill.demo.wire import Wire, honest, open_wire
+from fleetmill.device.spool import Spool
 from fleetmill.home import Home
 from fleetmill.seams.files import write_whole
 from fleetmill.seams.ledger import Draft, Fact
@@ -89,10 +91,21 @@ class Mishaps:
         if accident.kind is Kind.DEVICE_KILLED:
             steps = self._plan.recipe.then.seconds * self._plan.line.model.rate_hz
             wanted = course.instants + 3 + (0.1 + 0.3 * accident.moment) * steps
-            return self._lived(accident.device) >= wanted or now - course.from_now > _LONGEST_SECONDS
+            enough = self._lived(accident.device) >= wanted
+            return (enough and self._stopped_in_a_session(accident.device)) or now - course.from_now > _LONGEST_SECONDS
         if accident.kind is Kind.BAD_CANDIDATE:
             return any(f.kind == "turn_ended" for f in facts)
         return True
+
+    def _stopped_in_a_session(self, device: str) -> bool:
+        """Hold the device still and look whether it is in the middle of a session; if not, let it go on."""
+        process = self._processes.devices[device]
+        process.send_signal(signal.SIGSTOP)
+        spool = Spool(self._plan.folder / "devices" / device / "spool")
+        if any(spool.ended(begin.session) is None for begin in spool.sessions()):
+            return True
+        process.send_signal(signal.SIGCONT)
+        return False
 
     def _lived(self, device: str) -> int:
         log = self._plan.folder / "devices" / device / "simulator.log"

@@ -89,7 +89,7 @@ def demo(plan: Plan, *, say: Say) -> dict[str, Any]:
     plan.folder.mkdir(parents=True, exist_ok=True)
     write_settings(plan)
     settings = read_settings(home=plan.home)
-    init_home(settings, now_ns=time.time_ns())
+    init_home(settings, now_ns=time.time_ns(), root_key=_root_key(plan, say))
     with open_home(settings, own=False, workers=settings.workers) as home:
         tokens = invite(plan, home)
         with open_processes(plan.folder) as processes:
@@ -145,6 +145,14 @@ def _films(plan: Plan, source: Source) -> dict[str, bytes]:
         ]
         made[name] = film.animation(takes, rate_hz=line.model.rate_hz)
     return made
+
+
+def _root_key(plan: Plan, say: Say) -> Path:
+    """Where the root key of a demo goes: outside the home, as everywhere, though on the same disk."""
+    place = plan.folder / "root-key" / "root.pem"
+    place.parent.mkdir(exist_ok=True)
+    say(f"the root key is {place}; on a real factory it belongs on a medium that you lock away")
+    return place
 
 
 def _turn_all(plan: Plan, home: Home, processes: Processes, tokens: dict[str, str], say: Say) -> float:
