@@ -100,9 +100,14 @@ def write_mark(folder: Path, **more: str) -> None:
 
 @contextmanager
 def open_home(
-    settings: Settings, *, clock: Callable[[], int] = time.time_ns, workers: int = 1, own: bool = True
+    settings: Settings,
+    *,
+    clock: Callable[[], int] = time.time_ns,
+    workers: int = 1,
+    own: bool = True,
+    alone: bool = False,
 ) -> Iterator[Home]:
-    """The home of `settings`, opened; `own`: be its one factory, which alone may change it.
+    """The home of `settings`, opened; `own`: be its one factory, which alone may change it; `alone`: nobody may even read.
 
     Raises:
         NotFoundError: there is no home.
@@ -118,6 +123,7 @@ def open_home(
     with ExitStack() as stack:
         if own:
             stack.enter_context(owned(folder))
+        stack.enter_context(in_use(folder, alone=alone))
         ledger = open_ledger(url(folder), clock=clock)
         stack.callback(ledger.close)
         executor = stack.enter_context(open_pool(workers)) if workers > 1 else Here()
@@ -177,6 +183,25 @@ def _found_inside(folder: Path) -> Path | None:
     """Root's key of a home that version 0.1 began to make: it wrote it into the home."""
     inside = folder / KEYS / "root.pem"
     return inside if inside.exists() else None
+
+
+@contextmanager
+def in_use(folder: Path, *, alone: bool = False) -> Iterator[None]:
+    """Be one of those who have the home open, or the only one: an import beside a factory is not seen by its lock.
+
+    Raises:
+        ConflictError: others have it open, or one has it alone.
+    """
+    handle = os.open(folder / MARK, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            what = "another command has it open" if alone else "it is being upgraded or collected"
+            raise ConflictError(f"{folder}: {what}. Wait for its end, then try again") from error
+        yield
+    finally:
+        os.close(handle)
 
 
 def holder(folder: Path) -> str:

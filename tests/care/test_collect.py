@@ -222,6 +222,19 @@ def test_nothing_is_collected_under_a_running_factory(place):
         collect(place.fleet.settings, now_ns=now_ns(), delete=True)
 
 
+def test_nothing_is_collected_beside_an_import_and_no_import_begins_beside_it(place):
+    beside = open_home(place.fleet.settings, own=False)
+    with beside, pytest.raises(ConflictError, match="another command has it open"):
+        collect(place.fleet.settings, now_ns=now_ns(), delete=True)
+    alone = open_home(place.fleet.settings, alone=True)
+    with (
+        alone,
+        pytest.raises(ConflictError, match="it is being upgraded or collected"),
+        open_home(place.fleet.settings, own=False),
+    ):
+        pass
+
+
 def test_of_a_damaged_ledger_nobody_can_say_what_it_names_so_nothing_goes(place):
     litter(place)
     age(place.path)

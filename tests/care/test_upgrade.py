@@ -113,6 +113,9 @@ def test_a_home_that_a_factory_runs_on_is_not_upgraded(old):
     with open_home(old_settings(old)), pytest.raises(ConflictError, match="another factory runs on this home"):
         upgrade(old_settings(old), now_ns=V1_NS)
 
+    with open_home(old_settings(old), own=False), pytest.raises(ConflictError, match="another command has it open"):
+        upgrade(old_settings(old), now_ns=V1_NS)
+
     assert mark(old) == {"format": 1}
 
 

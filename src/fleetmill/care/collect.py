@@ -1,6 +1,6 @@
 """Free what nobody needs: blobs that no fact names, trainings that ended, old metadata, what crashes left behind.
 
-The home's lock is held, so nothing is on its way in; what is young is left alone all the same: a step that was killed
+Nobody else has the home open meanwhile, so nothing is on its way in; what is young is left alone all the same: a step that was killed
 between its bytes and its fact finds them again when it is done again.
 """
 
@@ -70,10 +70,10 @@ def collect(settings: Settings, *, now_ns: int, delete: bool = False, young_ns: 
     """Find what nobody needs, and delete it if asked to. What a fact names is never touched.
 
     Raises:
-        ConflictError: a factory runs on this home.
+        ConflictError: a factory runs on this home, or a command has it open.
         IntegrityError: the chain of facts does not hold, so nobody can say what it names; nothing is deleted.
     """
-    with open_home(settings) as home:
+    with open_home(settings, alone=True) as home:
         home.ledger.verify()
         wanted = wanted_blobs(home)
         look = _Look(folder=settings.home, before_ns=now_ns - young_ns)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fleetmill.core import canonical
 from fleetmill.core.errors import IntegrityError, UnavailableError
-from fleetmill.home import FORMAT, LEDGER, MARK, check_format, owned, url, write_mark
+from fleetmill.home import FORMAT, LEDGER, MARK, check_format, in_use, owned, url, write_mark
 from fleetmill.seams.files import sync_file, sync_folder, write_whole
 from fleetmill.seams.ledger import bring_up, open_ledger, revisions
 from fleetmill.settings import FILE, Settings
@@ -42,7 +42,7 @@ def upgrade(settings: Settings, *, now_ns: int) -> Upgraded:
     """Bring the home of `settings` to this version's format; one that is there already is left as it is.
 
     Raises:
-        ConflictError: a factory runs on it.
+        ConflictError: a factory runs on it, or a command has it open.
         IntegrityError: its ledger is damaged; nothing was changed.
         TooNewError: a newer version made it.
         UnavailableError: no space for the copy; nothing was changed.
@@ -51,7 +51,7 @@ def upgrade(settings: Settings, *, now_ns: int) -> Upgraded:
     before = check_format(folder)
     if not (folder / LEDGER).exists():
         raise IntegrityError(f"{folder / LEDGER}: the ledger is gone. Restore the home from a copy")
-    with owned(folder), closing(open_ledger(url(folder))) as ledger:
+    with owned(folder), in_use(folder, alone=True), closing(open_ledger(url(folder))) as ledger:
         facts, backup = ledger.verify(), ""
         old, new = revisions(ledger)
         if (before, old) != (FORMAT, new):
