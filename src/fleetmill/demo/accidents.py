@@ -7,6 +7,7 @@ three attacks on the wire of one device each. The hands are in `mishaps`.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -204,8 +205,9 @@ def _refused(accident: Accident, facts: Sequence[Fact], later: Sequence[Fact]) -
 
 
 def _short(reason: str) -> str:
-    """Without the address, which is another in every run."""
-    return reason.rpartition("/metadata/: ")[2].rpartition("/targets/")[2][:160]
+    """Without the address, which is another in every run, and with digests as people write them."""
+    found = reason.rpartition("/metadata/: ")[2].rpartition("/targets/")[2]
+    return re.sub(r"[0-9a-f]{64}", lambda m: m[0][:12], found)[:160]
 
 
 def _one(facts: Sequence[Fact], kind: str, key: str) -> Fact | None:

@@ -155,49 +155,36 @@ def _label_rows(source: Source, model: Fact) -> list[Piece]:
 
 def _accidents(source: Source, line: Line) -> Iterator[Section]:
     done = [f for f in source.facts if f.kind == "accident" and f.record["line"] == line.name]
-    rows: list[tuple[Text, ...]] = []
-    for fact in sorted(done, key=lambda f: f.seq):
-        end = source.one("accident_ended", fact.key)
-        kept = end.record["kept"]
-        tone = mark("never came up", "open") if kept is None else mark("as promised", "good")
-        cited: list[Piece] = [source.number(fact, "seq", "d")]
-        for at in range(len(end.record["facts"])):
-            cited += [", ", source.number(end, "record", "d", path=["facts", at])]
-        where = source.said(fact, "device") if fact.record["device"] else "the factory"
-        turn = source.number(fact, "record", "d", path=["generation"])
-        rows.append(
-            (
-                [f"{fact.record['what']}, ", where, ", generation ", turn],
-                source.said(fact, "done"),
-                source.said(fact, "promise"),
-                tone if kept in (None, True) else mark("NOT AS PROMISED", "bad"),
-                source.said(end, "sentence"),
-                cited,
-                [
-                    source.number(end, "record", "d", path=["chain"]),
-                    " facts, ",
-                    source.number(end, "length", "d", path=["faults"]),
-                    " faults",
-                ],
-            )
-        )
+    rows = tuple(_accident(source, fact) for fact in sorted(done, key=lambda f: f.seq))
     if rows:
-        names = (
-            "accident",
-            "what was done",
-            "what is promised",
-            "it ended",
-            "what happened",
-            "facts",
-            "chain and books",
-        )
+        names = ("what was done", "what is promised", "what happened", "facts", "checked")
         yield Table(
             id="accidents",
             title="Accidents and attacks",
-            columns=tuple(Column(label=n, is_long=n in names[:3] or n == names[4]) for n in names),
-            rows=tuple(rows),
+            columns=tuple(Column(label=n, is_long=n.startswith("what")) for n in names),
+            rows=rows,
             note="At moments that follow from the seed. Chain and books are checked at the end of each.",
         )
+
+
+def _accident(source: Source, fact: Fact) -> tuple[Text, ...]:
+    end = source.one("accident_ended", fact.key)
+    marks = {None: mark("never came up", "open"), True: mark("as promised", "good")}
+    where = source.said(fact, "device") if fact.record["device"] else "the factory"
+    turn = source.number(fact, "record", "d", path=["generation"])
+    cited: list[Piece] = [source.number(fact, "seq", "d")]
+    for at in range(len(end.record["facts"])):
+        cited += [", ", source.number(end, "record", "d", path=["facts", at])]
+    chain, faults = (
+        source.number(end, rule, "d", path=[name]) for rule, name in (("record", "chain"), ("length", "faults"))
+    )
+    return (
+        [f"{fact.record['what']}, ", where, ", generation ", turn, ": ", source.said(fact, "done")],
+        source.said(fact, "promise"),
+        [marks.get(end.record["kept"], mark("NOT AS PROMISED", "bad")), ": ", source.said(end, "sentence")],
+        cited,
+        [chain, " facts in the chain, ", faults, " faults in the books"],
+    )
 
 
 def _film(source: Source, line: Line, film: bytes) -> Iterator[Section]:

@@ -54,7 +54,7 @@
     document.body.classList.add("lost");
     if (!link.hidden) return;
     link.textContent = `The connection to the factory is lost; trying again. What you see is of ${asOf.textContent} UTC.`;
-    link.hidden = true;
+    link.hidden = false;
   }
 
   function open() {
