@@ -170,9 +170,7 @@ def test_a_folder_that_holds_something_else_is_no_place_for_a_home(run, home):
     assert [p.name for p in home.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize(
-    "words", [["up"], ["turn", "--line", "arm"], ["import", ".", "--line", "arm", "--device", "d"]]
-)
+@pytest.mark.parametrize("words", [["up"], ["turn", "--line", "arm"]])
 def test_two_factories_on_one_home_are_one_too_many(run, made, words):
     with open_home(Settings(home=made)):
         ran = run(*words)
@@ -440,7 +438,7 @@ def test_a_turn_with_nothing_to_do_does_nothing(run, made):
     told, as_json = run("turn", "--line", "arm"), run("turn", "--line", "arm", "--json")
 
     assert (told.code, as_json.code) == (DONE, DONE)
-    assert told.out == "nothing to turn: 1 more closed sessions are needed\n"
+    assert told.out == "nothing to turn: waits for 1 more closed sessions\n"
     assert json.loads(as_json.out) == {"waiting_for_sessions": 1}
     assert head(made) == before
 

@@ -35,7 +35,7 @@ class Waiting:
         more = f" and {len(self.missing) - 6} devices more" if len(self.missing) > 6 else ""
         who = f" (missing: {owing}{more})" if owing else ""
         when = f", or {self.hours:.2g} h from now with what there is" if self.hours is not None else ""
-        return f"{self.sessions} more closed sessions{who}{when}"
+        return f"waits for {self.sessions} more closed sessions{who}{when}"
 
 
 def waiting(home: Home, line: Line) -> Waiting:

@@ -107,7 +107,7 @@ def open_home(
     own: bool = True,
     alone: bool = False,
 ) -> Iterator[Home]:
-    """The home of `settings`, opened; `own`: be its one factory, which alone may change it; `alone`: nobody may even read.
+    """The home of `settings`, opened; `own`: be its one factory, which alone turns; `alone`: nobody else may read it.
 
     Raises:
         NotFoundError: there is no home.

@@ -12,6 +12,7 @@ from fleetmill.settings import LineSettings, Settings
 from fleetmill.testing.kit import Clock
 from fleetmill.web import curve, steps, tiles
 from fleetmill.web.glimpse import Held
+from fleetmill.web.look import Eye
 from fleetmill.web.state import Clip, DeviceSeen, Lived
 from fleetmill.web.view import LAST_FACTS, View
 
@@ -298,3 +299,16 @@ def test_only_the_last_sessions_of_a_device_are_remembered():
 
     assert len(device.lived) == 64
     assert device.lived[-1].key == "s99"
+
+
+def test_what_one_look_has_no_time_for_is_read_by_the_next(finished):
+    with open_home(Settings(home=finished), own=False) as home:
+        eye = Eye(home)
+        hasty = eye.look(budget_seconds=-1.0)
+        whole = eye.look(budget_seconds=60.0)
+
+    def shown(seen):
+        return {t.name: (t.sight.missing, t.words.takeovers.read) for t in seen.lines[0].tiles}
+
+    assert shown(hasty) == dict.fromkeys(("d0", "d1", "d2", "old"), ("being read", 0))
+    assert shown(whole) == {"d0": ("", 4), "d1": ("", 4), "d2": ("", 4), "old": ("", 4)}

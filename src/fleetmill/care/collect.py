@@ -1,7 +1,7 @@
 """Free what nobody needs: blobs that no fact names, trainings that ended, old metadata, what crashes left behind.
 
-Nobody else has the home open meanwhile, so nothing is on its way in; what is young is left alone all the same: a step that was killed
-between its bytes and its fact finds them again when it is done again.
+Nobody else has the home open meanwhile, so nothing is on its way in; what is young is left alone all the same: a step
+that was killed between its bytes and its fact finds them again when it is done again.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ from pathlib import Path
 from fleetmill.core.errors import InvalidInputError, NotFoundError
 from fleetmill.home import KEYS, REPOSITORY, check_format, root_key_beside
 from fleetmill.release.keys import ONLINE, Role
-from fleetmill.release.trust import Repository
+from fleetmill.release.trust import Repository, Versions
 from fleetmill.settings import Settings
+
+AHEAD = 10_000  # a factory signs twice a day and at each publish: more than ten years
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +21,7 @@ class Renewed:
 
     root: int
     replaced: tuple[str, ...]
-    root_key: str
+    root_key: str  # "": it was not needed
     expires_ns: dict[str, int]
 
 
@@ -44,10 +46,27 @@ def renew(settings: Settings, *, now_ns: int, root_key: Path | None = None, repl
     key = root_key or _found(folder)
     repository = Repository(folder / REPOSITORY, folder / KEYS)
     versions = repository.renew(key, now_ns=now_ns, replace=roles)
+    return _told(repository, versions, roles, str(key))
+
+
+def go_ahead(settings: Settings, *, now_ns: int) -> Renewed:
+    """Raise every number that devices remember above what they may have seen; needs no root key.
+
+    Raises:
+        NotFoundError: no home.
+        IntegrityError: the signed list is damaged.
+    """
+    folder = settings.home
+    check_format(folder)
+    repository = Repository(folder / REPOSITORY, folder / KEYS)
+    return _told(repository, repository.go_ahead(AHEAD, now_ns=now_ns), (), "")
+
+
+def _told(repository: Repository, versions: Versions, roles: Sequence[Role], key: str) -> Renewed:
     return Renewed(
         root=versions.root,
         replaced=tuple(roles),
-        root_key=str(key),
+        root_key=key,
         expires_ns={str(role): ns for role, ns in repository.expiries().items()},
     )
 

@@ -6,16 +6,25 @@ Exit codes: 0 done; 1 the books do not balance, or an engine failed; 2 bad input
 from __future__ import annotations
 
 import os
+import platform
 import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated
 
 import typer
 
 from fleetmill.cli import asked, deciding, devices, factory, keeping, learned, showing
 from fleetmill.core.errors import last_words
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fleetmill {installed_version('fleetmill')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="fleetmill",
-    help="An AI factory that you own: a fleet records, the factory learns, proves, signs and ships back.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,6 +33,15 @@ app = typer.Typer(
 app.add_typer(devices.app, name="device")
 for part in (showing, factory, asked, learned, deciding, keeping):
     app.add_typer(part.app)
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """An AI factory that you own: a fleet records, the factory learns, proves, signs and ships back."""
 
 
 def main() -> None:

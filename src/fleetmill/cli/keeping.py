@@ -79,17 +79,30 @@ def renew(
         list[str] | None,
         typer.Option(help="targets, snapshot or timestamp: make a new key for it; may be repeated."),
     ] = None,
+    ahead: Annotated[
+        bool,
+        typer.Option("--ahead", help="Instead: raise every number that devices remember, after a copy was restored."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Sign the root of trust for another year, and replace lost or stolen keys. The factory may be running."""
-    from fleetmill.care.renewal import renew as sign
+    from fleetmill.care import renewal
     from fleetmill.settings import read_settings
 
-    done = sign(read_settings(home=home), now_ns=time.time_ns(), root_key=root_key, replace=replace or ())
+    chosen, now_ns = read_settings(home=home), time.time_ns()
+    if ahead and (root_key or replace):
+        raise typer.BadParameter("--ahead goes alone: it needs no root key and replaces none")
+    if ahead:
+        done = renewal.go_ahead(chosen, now_ns=now_ns)
+    else:
+        done = renewal.renew(chosen, now_ns=now_ns, root_key=root_key, replace=replace or ())
     if as_json:
         typer.echo(json.dumps(plain(done)))
         return
-    typer.echo(f"root {done.root} is signed with {done.root_key}; new keys: {', '.join(done.replaced) or 'none'}")
+    if done.root_key:
+        typer.echo(f"root {done.root} is signed with {done.root_key}; new keys: {', '.join(done.replaced) or 'none'}")
+    else:
+        typer.echo("the list is signed under higher numbers than any that devices can have seen")
     for role, until_ns in done.expires_ns.items():
         until = datetime.fromtimestamp(until_ns // 10**9, tz=timezone.utc)
         typer.echo(f"  {role} is good until {until:%Y-%m-%d %H:%M} UTC")

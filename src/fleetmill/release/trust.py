@@ -202,6 +202,22 @@ class Repository:
                 self._keys.settle(role, root.roles[role].keyids)
             return _versions(renewed)
 
+    def go_ahead(self, by: int, *, now_ns: int) -> Versions:
+        """Raise every number that devices remember, versions and release counters, by so many.
+
+        For a home that was restored from an older copy: its next list is then newer than what devices have seen since.
+
+        Raises:
+            IntegrityError: the metadata on disk is damaged.
+            UnavailableError: the disk refused.
+        """
+        with self._alone():
+            current = self._current()
+            published = published_of(current.targets)
+            counters = {line: counter + by for line, counter in published.counters.items()}
+            raised = Published(targets=published.targets, counters=counters)
+            return _versions(self._commit(current, now_ns, targets=raised, step=by))
+
     def expiries(self) -> dict[Role, int]:
         """Until when each role's metadata is good, in ns since 1970.
 
@@ -311,16 +327,16 @@ class Repository:
         snapshot.meta["targets.json"] = _named(targets, self._write("targets", targets))
         self._stamp(_named(snapshot, self._write("snapshot", snapshot)), 1, now_ns)
 
-    def _commit(self, current: _Current, now_ns: int, *, targets: Published | None = None) -> _Current:
+    def _commit(self, current: _Current, now_ns: int, *, targets: Published | None = None, step: int = 1) -> _Current:
         """Targets if they are given, then snapshot, then timestamp: the last write is what makes it so."""
         named = current.snapshot.meta["targets.json"]
         if targets is not None:
-            signed = targets_of(targets, version=current.targets.version + 1, now_ns=now_ns)
+            signed = targets_of(targets, version=current.targets.version + step, now_ns=now_ns)
             named = _named(signed, self._write("targets", signed))
         snapshot = Snapshot(
-            version=current.snapshot.version + 1, expires=expiry("snapshot", now_ns), meta={"targets.json": named}
+            version=current.snapshot.version + step, expires=expiry("snapshot", now_ns), meta={"targets.json": named}
         )
-        self._stamp(_named(snapshot, self._write("snapshot", snapshot)), current.timestamp.version + 1, now_ns)
+        self._stamp(_named(snapshot, self._write("snapshot", snapshot)), current.timestamp.version + step, now_ns)
         return self._current()
 
     def _stamp(self, snapshot: MetaFile, version: int, now_ns: int) -> None:

@@ -54,7 +54,7 @@ class Band:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """What is drawn. `x_names` are words for positions; without them x is counted in whole numbers."""
+    """What is drawn; x is counted in whole numbers."""
 
     id: str  # unique on its page
     title: str
@@ -63,7 +63,6 @@ class Chart:
     y_label: str
     series: tuple[Series, ...]
     bands: tuple[Band, ...] = ()
-    x_names: tuple[tuple[float, str], ...] = ()
 
     @property
     def svg(self) -> str:
@@ -156,12 +155,12 @@ def _grid(scale: _Scale, steps: Sequence[float]) -> list[str]:
 
 
 def _x_axis(chart: Chart, scale: _Scale) -> list[str]:
-    names = chart.x_names or tuple((x, f"{x:g}") for x in _whole(chart))
-    every = max(math.ceil(len(names) / 12), 1)
+    found = _whole(chart)
+    every = max(math.ceil(len(found) / 12), 1)
     y = HEIGHT - _BOTTOM + 8
     return [
-        f'<text class="tick" x="{scale.x(x):.1f}" y="{y:g}" dy=".8em" text-anchor="middle">{escape(name)}</text>'
-        for x, name in names[::every]
+        f'<text class="tick" x="{scale.x(x):.1f}" y="{y:g}" dy=".8em" text-anchor="middle">{x}</text>'
+        for x in found[::every]
     ]
 
 

@@ -25,11 +25,10 @@ _APART = ("label.", "model.")  # what was right and what was wanted: not what th
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """A picture as a ``data:`` address, and when it was taken."""
+    """A picture as a ``data:`` address."""
 
     uri: str
     topic: str
-    time_ns: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +114,7 @@ def _pictured(message: Message) -> Glimpse:
         return Glimpse(missing=f"/{message.topic}: {message.value.get('format', '')!s:.20} is not shown")
     if len(data) > MOST_PICTURE_BYTES:
         return Glimpse(missing=f"/{message.topic}: a picture of {len(data) / 1e6:.1f} MB is not shown")
-    return Glimpse(picture=Picture(uri=uri, topic=message.topic, time_ns=message.log_time_ns))
+    return Glimpse(picture=Picture(uri=uri, topic=message.topic))
 
 
 def _is_picture(message: Message) -> bool:

@@ -49,7 +49,6 @@ class DeviceSeen:
     name: str
     number: int
     line: str
-    hardware: str = ""
     has_key: bool = False
     enrolled: bool = False
     answer: Answer | None = None  # the last
@@ -117,8 +116,6 @@ class Out:
 
     number: int
     model: str
-    file: str
-    verdict: str
 
 
 @dataclass(slots=True, kw_only=True)

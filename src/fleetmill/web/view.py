@@ -69,7 +69,7 @@ class View:
     def _device(self, fact: Fact) -> None:
         r = fact.record
         known = self.devices.setdefault(r["name"], DeviceSeen(name=r["name"], number=r["number"], line=r["line"]))
-        known.hardware, known.has_key, known.enrolled = r["hardware"], bool(r["public_key"]), True
+        known.has_key, known.enrolled = bool(r["public_key"]), True
         self._numbers[r["number"]] = r["name"]
         self.line(r["line"])
         self._heard(r["name"], fact.time_ns)
@@ -178,7 +178,7 @@ class View:
         line = self.line(r["line"])
         line.accepted.pop(r["verdict"], None)
         line.approved.discard(r["verdict"])
-        line.release = Out(number=r["counter"], model=r["model"], file=r["model_file"], verdict=r["verdict"])
+        line.release = Out(number=r["counter"], model=r["model"])
 
     def _turn_ended(self, fact: Fact) -> None:
         r = fact.record
