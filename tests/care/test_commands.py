@@ -118,6 +118,17 @@ def test_renew_with_the_key_from_its_medium(run, tmp_path, medium):
     assert (json.loads(told.out)["root"], json.loads(told.out)["replaced"]) == (3, [])
 
 
+def test_renew_ahead_needs_no_root_key_and_takes_none(run, tmp_path):
+    run("init", "--home", "home")
+    (tmp_path / "home-root-key.pem").rename(tmp_path / "locked-away.pem")
+
+    done = run("renew", "--home", "home", "--ahead")
+    wrong = run("renew", "--home", "home", "--ahead", "--root-key", "locked-away.pem")
+
+    assert (done.code, "higher numbers" in done.out) == (DONE, True)
+    assert (wrong.code, "--ahead goes alone" in wrong.err) == (BAD_INPUT, True)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

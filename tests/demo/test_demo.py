@@ -13,6 +13,7 @@ from html import unescape
 import httpx
 import pytest
 
+from browser import check, chromium, open_browser
 from fleetmill.core import canonical
 from fleetmill.demo.accidents import Kind
 from fleetmill.demo.film import MOST_BYTES
@@ -140,6 +141,18 @@ def test_the_report_shows_the_events_and_three_films_that_fit(demo):
         assert name == "report.gif" or f'href="{name}"' in text
     assert "runs, and signed so:" in text or "takeover" not in said
     assert json.loads((folder / "report.json").read_text())["events"]
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.parametrize("width", [390, 1024, 1920])
+def test_the_real_report_has_no_fault_in_a_browser(demo, tmp_path, width):
+    with open_browser(tmp_path / "profile") as browser:
+        for dark in (False, True):
+            with browser.page((demo[0] / "report.html").as_uri(), width=width, dark=dark) as page:
+                page.screenshot(tmp_path / f"report-{width}.png")
+                page.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+                assert check(page) == []
+                assert (tmp_path / f"report-{width}.png").stat().st_size > 10_000
 
 
 def test_why_and_fate_agree_about_every_interval_and_every_model(demo):

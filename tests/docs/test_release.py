@@ -14,7 +14,9 @@ PIN = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)", re.MULTILINE)
 
 
 def pins(path):
-    return {name.lower().replace("_", "-").replace(".", "-"): version for name, version in PIN.findall(path.read_text())}
+    return {
+        name.lower().replace("_", "-").replace(".", "-"): version for name, version in PIN.findall(path.read_text())
+    }
 
 
 def test_the_lock_of_the_factory_has_the_versions_that_the_tests_ran_with():

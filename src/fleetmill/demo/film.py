@@ -71,6 +71,13 @@ def animation(takes: Sequence[Take], *, rate_hz: float) -> bytes:
     return data
 
 
+def still(takes: Sequence[Take]) -> bytes:
+    """The first instant as a PNG: for those who want nothing to move."""
+    out = io.BytesIO()
+    next(_frames(takes, 1)).save(out, "PNG")
+    return out.getvalue()
+
+
 def _frames(takes: Sequence[Take], every: int) -> Iterator[Image.Image]:
     length = max(len(t.pictures) for t in takes)
     for at in range(0, length, every):

@@ -19,8 +19,8 @@ MEDIAN, WORST = "report-median.gif", "report-worst.gif"
 _N, _LONG = True, True
 
 
-def page(source: Source, line: Line, *, film: bytes, life: Life | None) -> str:
-    """The self-contained page; `film` is a GIF, and the films of the median and the worst world lie beside it."""
+def page(source: Source, line: Line, *, film: tuple[bytes, bytes], life: Life | None) -> str:
+    """The self-contained page; `film`: a GIF and its first picture. The films of two other worlds lie beside it."""
     sections: list[Section] = [
         _curve(source, line),
         _generations(source, line),
@@ -187,15 +187,16 @@ def _accident(source: Source, fact: Fact) -> tuple[Text, ...]:
     )
 
 
-def _film(source: Source, line: Line, film: bytes) -> Iterator[Section]:
-    if not film:
+def _film(source: Source, line: Line, film: tuple[bytes, bytes]) -> Iterator[Section]:
+    if not film[0]:
         return
     last = _measured(source, line)[-1]
     seed = source.number(last, "record", "d", path=["first_seed"])
     yield Picture(
         id="film",
         title="The first report world, twice",
-        data=film,
+        data=film[0],
+        still=film[1],
         alt="Left: the first generation's model. Right: the one that the fleet runs. In a red frame a person holds it.",
         caption=[
             "World ",

@@ -30,7 +30,7 @@ _SIGN_SECONDS = 4.0
 _GIVE_UP_SECONDS = 12.0  # after the last turn, for accidents whose moment has not come
 _LIMIT_SECONDS = 180.0  # after the last turn, for everything
 _FINAL_STATES = ("confirmed", "failed")
-FILM = "report.gif"
+FILM, STILL = "report.gif", "report-still.png"
 _AUDIT = Path(__file__).parents[3] / "scripts" / "audit.py"
 
 
@@ -111,7 +111,7 @@ def write(plan: Plan, home: Home) -> dict[str, Any]:
     films = _films(plan, source)
     for name, data in films.items():
         write_whole(plan.folder / name, data)
-    html = pages.page(source, plan.line, film=films.get(FILM, b""), life=story)
+    html = pages.page(source, plan.line, film=(films.get(FILM, b""), films.get(STILL, b"")), life=story)
     write_whole(plan.folder / "report.png", picture.curve(found))
     write_whole(plan.folder / "report.html", html.encode())
     write_whole(plan.folder / "report.json", json.dumps(found, indent=1, allow_nan=False).encode())
@@ -144,6 +144,8 @@ def _films(plan: Plan, source: Source) -> dict[str, bytes]:
             for title, fact in zip(titles, facts, strict=True)
         ]
         made[name] = film.animation(takes, rate_hz=line.model.rate_hz)
+        if name == FILM:
+            made[STILL] = film.still(takes)
     return made
 
 

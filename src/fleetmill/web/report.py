@@ -56,19 +56,25 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """A picture file (JPEG, PNG or SVG), laid into the page."""
+    """A picture file (JPEG, PNG, GIF or SVG), laid into the page; `still` for those who want nothing to move."""
 
     id: str
     title: str
     data: bytes
     alt: str
     caption: Text = ""
+    still: bytes = b""
     kind: Literal["picture"] = "picture"
 
     @property
     def uri(self) -> str:
         """Its ``data:`` address."""
         return data_uri(self.data)
+
+    @property
+    def still_uri(self) -> str:
+        """The ``data:`` address of `still`."""
+        return data_uri(self.still)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
