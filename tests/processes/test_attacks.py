@@ -5,15 +5,12 @@ The device refuses, keeps running the old model, and says why, signed, as soon a
 
 from __future__ import annotations
 
-import http.client
 import os
 import subprocess
 import sys
-import threading
 import time
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import onnx
@@ -26,6 +23,7 @@ from tuf.api.metadata import Metadata, MetaFile, Snapshot, Targets, Timestamp
 
 from fleetmill.core.ids import sha256
 from fleetmill.core.release import io_contract
+from fleetmill.demo.wire import honest, open_wire
 from fleetmill.device.enrolment import Token
 from fleetmill.engines.runtime_onnx import OnnxRuntime
 from fleetmill.home import init_home, open_home
@@ -99,47 +97,6 @@ GOLDEN = golden_npz(FRAMES, OnnxRuntime().load(good(1.0)).ask)
 
 
 # A factory, a wire and a device
-
-
-class Wire(ThreadingHTTPServer):
-    """Carries every request to the factory and every answer back, unless the test bends one."""
-
-    daemon_threads = True
-
-    def __init__(self, address):
-        super().__init__(("127.0.0.1", 0), _Carrier)
-        self.factory = address.removeprefix("http://")
-        self.bend = lambda method, path, status, body: (status, body)
-        self.blocked = ()  # methods that do not get through
-
-    @property
-    def address(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _Carrier(BaseHTTPRequestHandler):
-    def carry(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        there = http.client.HTTPConnection(self.server.factory, timeout=30)
-        try:
-            if self.command in self.server.blocked:
-                raise ConnectionRefusedError
-            there.request(self.command, self.path, body, dict(self.headers))
-            answer = there.getresponse()
-            status, data = self.server.bend(self.command, self.path, answer.status, answer.read())
-        except OSError:
-            status, data = 502, b""
-        finally:
-            there.close()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_PUT = do_POST = carry  # noqa: N815 - names of the library
-
-    def log_message(self, *_):
-        pass
 
 
 class Pair:
@@ -226,11 +183,7 @@ def pair(tmp_path, monkeypatch):
             )
         )
         stack.callback(factory.terminate)
-        wire = stack.enter_context(Wire(factory.stdout.readline().split()[1]))
-        thread = threading.Thread(target=wire.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        stack.callback(thread.join)
-        stack.callback(wire.shutdown)
+        wire = stack.enter_context(open_wire(factory.stdout.readline().split()[1]))
         log = tmp_path / "device.log"
         with log.open("wb") as out:
             words = ["device", "run", "--factory", wire.address, "--line", LINE.name, "--device-home", tmp_path / "d0"]
@@ -280,7 +233,7 @@ def test_a_model_that_is_changed_on_the_wire_is_refused_and_told_when_the_wire_i
     report = pair.told("refused", "SHA-256")
     assert (report["release_counter"], report["running"]) == (2, pair.first)
 
-    pair.wire.bend = lambda method, path, status, body: (status, body)
+    pair.wire.bend = honest
     assert pair.confirmed(2)["running"] == sha256(data)
 
 

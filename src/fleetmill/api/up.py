@@ -17,8 +17,8 @@ import uvicorn
 from fleetmill import due, lines, logs, loop
 from fleetmill.api.door import make_app
 from fleetmill.core.errors import FleetmillError, UnavailableError, last_words
-from fleetmill.core.line import Line
-from fleetmill.home import Home, open_home
+from fleetmill.core.line import Line, Metrics
+from fleetmill.home import FORMAT, Home, check_format, open_home
 from fleetmill.seams.processes import be_child_of
 from fleetmill.settings import Settings, read_settings
 
@@ -26,6 +26,7 @@ _log = logging.getLogger("fleetmill.up")
 _LOOK_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
 _HOURS_SECONDS = 20.0  # how often it is looked whether a session has waited long enough
+_TELL_SECONDS = 60.0  # how often a training says that it goes on
 _SIGN_SECONDS = 60.0  # how often it is looked whether the timestamp must be signed anew
 
 
@@ -42,6 +43,8 @@ def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True
     with open_home(settings) as home, _listen(settings) as listener:
         for name in due.lines_in_use(home):
             lines.find(name)  # an unknown one is said before anything is served
+        if (found := check_format(settings.home)) < FORMAT:
+            _log.warning("the home is of an older format and works as it is", extra={"format": found, "newest": FORMAT})
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
         children: list[subprocess.Popen[bytes]] = []
         app = make_app(home, loop_alive=lambda: children[0].poll() is None if children else None)
@@ -101,7 +104,7 @@ def _turn(home: Home, line: Line) -> None:
     if asked.turns and due.turns(home, line) >= asked.turns:
         return
     began = time.monotonic()
-    turned = loop.turn(home, line)
+    turned = loop.turn(home, line, progress=_progress())
     if turned is not None:
         _log.info(
             "the turn ended",
@@ -114,6 +117,19 @@ def _turn(home: Home, line: Line) -> None:
                 "seconds": round(time.monotonic() - began, 1),
             },
         )
+
+
+def _progress() -> loop.Progress:
+    """Says that a training goes on: at once, and then every minute."""
+    said = -_TELL_SECONDS
+
+    def tell(step: int, of: int, metrics: Metrics) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _TELL_SECONDS:
+            said = time.monotonic()
+            _log.info("training", extra={"step": step, "of": of, "metrics": dict(metrics)})
+
+    return tell
 
 
 def _start_loop(settings: Settings, server: uvicorn.Server) -> subprocess.Popen[bytes]:

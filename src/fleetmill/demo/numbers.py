@@ -121,23 +121,25 @@ def _scaled(value: Value, args: Args) -> Value:
     return value * scale
 
 
+def _at(fact: Fact, args: Args) -> Any:
+    """What stands at `path` in the fact's record."""
+    found: Any = fact.record
+    for step in args["path"]:
+        found = found[step]
+    return found
+
+
 def _seq(source: Source, fact: Fact, args: Args) -> Value:  # noqa: ARG001
     return fact.seq
 
 
 def _record(source: Source, fact: Fact, args: Args) -> Value:  # noqa: ARG001
     """A number that stands in the fact, `path` into its record, times `scale`."""
-    found: Any = fact.record
-    for step in args["path"]:
-        found = found[step]
-    return _scaled(found, args)
+    return _scaled(_at(fact, args), args)
 
 
 def _said(source: Source, fact: Fact, args: Args) -> str:  # noqa: ARG001
-    found: Any = fact.record
-    for step in args["path"]:
-        found = found[step]
-    return str(found)
+    return str(_at(fact, args))
 
 
 def _finding(source: Source, fact: Fact, args: Args) -> str:
@@ -150,10 +152,7 @@ def _world(source: Source, fact: Fact, args: Args) -> Value:
 
 
 def _length(source: Source, fact: Fact, args: Args) -> Value:  # noqa: ARG001
-    found: Any = fact.record
-    for step in args["path"]:
-        found = found[step]
-    return len(found)
+    return len(_at(fact, args))
 
 
 def _metric(source: Source, fact: Fact, args: Args) -> Value:

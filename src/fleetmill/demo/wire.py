@@ -28,6 +28,7 @@ class Wire(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Carrier)
         self.factory = factory.removeprefix("http://")
         self.bend: Bend = honest
+        self.blocked: tuple[str, ...] = ()  # methods that do not get through
 
     @property
     def address(self) -> str:
@@ -58,6 +59,8 @@ class _Carrier(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         there = http.client.HTTPConnection(self.server.factory, timeout=_SECONDS)
         try:
+            if self.command in self.server.blocked:
+                raise ConnectionRefusedError
             there.request(self.command, self.path, body, dict(self.headers))
             answer = there.getresponse()
             status, data = self.server.bend(self.command, self.path, answer.status, answer.read())

@@ -1,4 +1,4 @@
-"""How `home.tar.xz` was made, with version 0.1 on the path: ``PYTHONPATH=<0.1>/src python make.py FOLDER``."""
+"""How `home.tar.xz` was made, with version 0.1 on the path: ``PYTHONPATH=<0.1>/src python make_home.py FOLDER``."""
 
 from __future__ import annotations
 
