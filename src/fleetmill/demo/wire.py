@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 Bend = Callable[[str, str, int, bytes], tuple[int, bytes]]  # method, path, status, body -> status, body
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
@@ -29,6 +31,11 @@ class Wire(ThreadingHTTPServer):
         self.factory = factory.removeprefix("http://")
         self.bend: Bend = honest
         self.blocked: tuple[str, ...] = ()  # methods that do not get through
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A device that was killed hangs up in the middle: that is its business, and no error of the wire's."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:
