@@ -296,3 +296,13 @@ def test_settings_with_a_turn_limit_stop_asking(fleet):
     loop.turn(home, tiny_line)
 
     assert loop.next_campaign(home, tiny_line, 1) is None
+
+
+def test_a_device_that_is_ahead_of_its_factory_asks_again_instead_of_ending(fleet, monkeypatch):
+    fleet.everyone_once()
+    with fleet.device("d0") as agent:
+        monkeypatch.setattr("fleetmill.device.identity.PROTOCOL", 2)
+        with pytest.raises(UnavailableError, match=r"device protocol: format 2, this version reads up to 1"):
+            agent.uploader.send_journal(agent.journal)
+        monkeypatch.undo()
+        agent.uploader.send_journal(agent.journal)

@@ -122,3 +122,11 @@ def problem(answer: httpx.Response) -> str:
         return str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         return f"status {answer.status_code}"
+
+
+def title(answer: httpx.Response) -> str:
+    """The title of a problem document: the name of the error; "" where the answer is none."""
+    try:
+        return str(answer.json()["title"])
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -15,6 +15,7 @@ from fleetmill.core.errors import (
     FleetmillError,
     IntegrityError,
     InvalidInputError,
+    TooNewError,
     TrustError,
     UnavailableError,
 )
@@ -23,7 +24,7 @@ from fleetmill.core.plain import build, plain
 from fleetmill.core.recording import Session
 from fleetmill.core.release import Report
 from fleetmill.core.signing import content_digest
-from fleetmill.device.enrolment import problem
+from fleetmill.device.enrolment import problem, title
 from fleetmill.device.identity import Identity
 from fleetmill.device.journal import Journal
 from fleetmill.device.spool import Spool
@@ -113,7 +114,8 @@ class Uploader:
         if answer.status_code in (httpx.codes.OK, httpx.codes.CREATED):
             return answer
         what = f"{method} {path}: {problem(answer)}"
-        if answer.status_code >= 500 or answer.status_code in (httpx.codes.TOO_MANY_REQUESTS, 408):
+        is_older = title(answer) == TooNewError.__name__  # a factory that must be updated first: it will be
+        if is_older or answer.status_code >= 500 or answer.status_code in (httpx.codes.TOO_MANY_REQUESTS, 408):
             raise UnavailableError(what)
         raise _REFUSED.get(answer.status_code, InvalidInputError)(what)
 
