@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browser import check, chromium, open_browser
 from serving import serve
 from test_page_report import made_up
 from test_page_served import seeing
 
+from browser import check, chromium, open_browser
 from finished import live_through, open_fleet
 from fleetmill.home import init_home, open_home
 from fleetmill.receive import roll
