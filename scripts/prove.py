@@ -182,6 +182,11 @@ def _tests(_: Path, __: Path) -> Sequence[Row]:
         "three planted bad models fail the health check; slots survive every kill": "tests/device",
         "floors, circles, one library one file, light device": "tests/test_architecture.py",
         "every line keeps the contract, planted bugs are caught": "tests/lines/test_contract.py",
+        "why and fate agree everywhere, and planted disagreements show": "tests/receipts",
+        "findings: false alarms at most 5 % over the family, signed, the same again": "tests/findings",
+        "a real demo: page, six accidents, every number again, receipts, the report in a browser": "tests/demo",
+        "the live page at 390, 1024 and 1920 px, light and dark, by keyboard, no console error": "tests/web",
+        "an upgrade from the first landing's bytes, killed anywhere; each doctor finding; lost keys; clocks": "tests/care",
     }
     return [_pytest(promise, where) for promise, where in groups.items()]
 
