@@ -186,7 +186,7 @@ def _tests(_: Path, __: Path) -> Sequence[Row]:
         "findings: false alarms at most 5 % over the family, signed, the same again": "tests/findings",
         "a real demo: page, six accidents, every number again, receipts, the report in a browser": "tests/demo",
         "the live page at 390, 1024 and 1920 px, light and dark, by keyboard, no console error": "tests/web",
-        "an upgrade from the first landing's bytes, killed anywhere; each doctor finding; lost keys; clocks": "tests/care",
+        "upgrade from the first landing, killed anywhere; each doctor finding; lost keys; clocks": "tests/care",
     }
     return [_pytest(promise, where) for promise, where in groups.items()]
 
