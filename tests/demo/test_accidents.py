@@ -146,6 +146,18 @@ def test_a_flipped_byte_ends_when_the_honest_bytes_were_taken(ledger):
     assert (found.kept, found.facts) == (True, (3, 4))
 
 
+def test_a_bit_to_flip_is_in_vain_when_no_release_comes_after_it(ledger):
+    accident = an_accident(Kind.FLIPPED_BYTE)
+    enter(ledger, "release", "tiny/1")
+    since = ledger.head()[0]
+    assert accidents.is_vain(accident, list(ledger.read()), since)
+    assert not accidents.is_vain(an_accident(Kind.WRONG_KEY), list(ledger.read()), since)  # needs metadata alone
+    assert not accidents.is_vain(accident, list(ledger.read()), since - 1)  # the release came after it
+
+    said(ledger, "d1", "refused", "x: SHA-256 aa, signed is bb", 1, "new", "old")  # it was on its way already
+    assert not accidents.is_vain(accident, list(ledger.read()), since)
+
+
 def test_a_refusal_after_which_something_else_runs_breaks_the_promise(ledger):
     said(ledger, "d1", "confirmed", counter=1, file="old", running="old")
     said(ledger, "d1", "refused", "not signed by enough of the right keys", running="evil")

@@ -121,6 +121,13 @@ def was_refused(accident: Accident, facts: Sequence[Fact], since: int) -> Fact |
     return next((f for f in found if words in f.record["report"]["reason"]), None)
 
 
+def is_vain(accident: Accident, facts: Sequence[Fact], since: int) -> bool:
+    """Whether, with no turn to come, nothing can befall it any more: a bit flips in a release that comes later."""
+    if accident.kind is not Kind.FLIPPED_BYTE or was_refused(accident, facts, since):
+        return False
+    return not any(f.kind == "release" and f.seq > since for f in facts)
+
+
 def _factory_killed(accident: Accident, line: str, facts: Sequence[Fact], later: Sequence[Fact]) -> Ending | None:
     key = f"{line}/{accident.generation}"
     begun, ended = _one(facts, "turn_begun", key), _one(later, "turn_ended", key)

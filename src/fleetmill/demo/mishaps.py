@@ -82,6 +82,15 @@ class Mishaps:
                 self._enter(course, "its moment never came")
                 self._end(course, Ending(kept=None, sentence="it never came up", facts=()))
 
+    def end_vain(self, facts: Sequence[Fact], say: Callable[[str], None]) -> None:
+        """After the last turn: end what was done and can have no effect any more, since no model goes out."""
+        for course in self._courses:
+            if course.since is None or course.ended or not accidents.is_vain(course.accident, facts, course.since):
+                continue
+            self.wires[course.accident.device].bend = honest
+            self._end(course, Ending(kept=None, sentence="no release came after it", facts=()))
+            say(f"{_what(course.accident)}: never came up: no release came after it")
+
     def _is_ripe(self, course: _Course, facts: Sequence[Fact]) -> bool:
         now, accident = time.monotonic(), course.accident
         if course.from_now is None:

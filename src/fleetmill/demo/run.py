@@ -190,7 +190,10 @@ def _watch(plan: Plan, home: Home, processes: Processes, mishaps: Mishaps, say: 
         told = len(turned)
         mishaps.look(facts, say)
         if told >= plan.generations:
-            open_ends = [*mishaps.running(), *_unconfirmed(plan, home, facts)]
+            unconfirmed = _unconfirmed(plan, home, facts)
+            if not unconfirmed:
+                mishaps.end_vain(facts, say)
+            open_ends = [*mishaps.running(), *unconfirmed]
             if not open_ends and not mishaps.waiting():
                 return
             limit = min(limit, time.monotonic() + _LIMIT_SECONDS)
