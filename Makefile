@@ -69,7 +69,7 @@ prove: $(VENV)/.test
 	else echo "prove: scripts/prove.py is missing: it will run the measured claims of README.md"; exit 1; fi
 
 clean:
-	rm -rf $(VENV) build dist demo-*/ fleetmill-home .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist demo-*/ .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf src/*.egg-info
 

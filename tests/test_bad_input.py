@@ -21,7 +21,7 @@ import pytest
 import simplejpeg
 from onnx import TensorProto, helper, numpy_helper
 
-from fleetmill import cli
+from fleetmill import cli, lines
 from fleetmill.core.line import Message
 from fleetmill.core.model import ModelVersion
 from fleetmill.core.plain import plain
@@ -232,7 +232,7 @@ def test_an_unknown_line_lists_the_known_ones(run, made, words):
     ran = run(*words)
 
     assert ran.code == BAD_INPUT
-    assert "no line 'arn': installed are arm, driving, rccar" in ran.line
+    assert f"no line 'arn': installed are {', '.join(lines.names())}" in ran.line
     assert head(made) == before
 
 
@@ -331,7 +331,7 @@ def test_the_same_name_with_other_content_is_refused(run, made, tmp_path):
     ran = run("import", tub, "--line", "rccar", "--device", "car", "--skip-broken")
 
     assert ran.code == BAD_INPUT
-    assert "came in before with other content. Give another --device" in ran.line
+    assert "came in before with other content or tags. Give the same" in ran.line
     assert head(made) == before
 
 
@@ -438,7 +438,7 @@ def test_a_turn_with_nothing_to_do_does_nothing(run, made):
     told, as_json = run("turn", "--line", "arm"), run("turn", "--line", "arm", "--json")
 
     assert (told.code, as_json.code) == (DONE, DONE)
-    assert told.out == "nothing to turn: waits for 1 more closed sessions\n"
+    assert told.out == "nothing to turn: waits for 1 more closed session\n"
     assert json.loads(as_json.out)["waiting_for_sessions"] == 1
     assert head(made) == before
 

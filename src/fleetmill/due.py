@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fleetmill.core.line import Line
+from fleetmill.core.plain import build
+from fleetmill.core.verdict import Verdict
 from fleetmill.home import Home
-from fleetmill.judge import people
+from fleetmill.judge import outside, people
 from fleetmill.receive import roll
 from fleetmill.release import publish as release
 from fleetmill.seams.ledger import Fact
@@ -22,11 +24,16 @@ class Waiting:
     hours: float | None  # until it turns with what there is; None: it does not
     approval: str  # digest of the model that a person must decide on; "": none
     turns_left: bool  # False: the settings ask for no more turns
+    benches: tuple[str, ...] = ()  # that owe a scorecard
+    tried: tuple[str, str] = ("", "")  # digests of the model that they must try, and of the one to pair it with
 
     def sentence(self) -> str:
         """In one line."""
         if not self.turns_left:
             return "all turns that the settings ask for are done"
+        if self.benches:
+            mine, other = (digest[:12] for digest in self.tried)
+            return f"bench {', '.join(self.benches)} must try {mine} against {other}: fleetmill scorecard add FILE.json"
         if self.approval:
             return f"a person must decide: fleetmill approve|refuse {self.approval[:12]} --as NAME --reason TEXT"
         if self.sessions <= 0:
@@ -35,18 +42,21 @@ class Waiting:
         more = f" and {len(self.missing) - 6} devices more" if len(self.missing) > 6 else ""
         who = f" (missing: {owing}{more})" if owing else ""
         when = f", or {self.hours:.2g} h from now with what there is" if self.hours is not None else ""
-        return f"waits for {self.sessions} more closed sessions{who}{when}"
+        return f"waits for {self.sessions} more closed session{'s' * (self.sessions > 1)}{who}{when}"
 
 
 def waiting(home: Home, line: Line) -> Waiting:
     """What the line's next turn still wants."""
     asked = home.settings.line(line.name)
+    benches, *tried = owed(home, line)
     return Waiting(
         sessions=max(sessions_wanted(home, line), 0),
         missing=tuple(sorted(missing(home, line).items())),
         hours=_hours_left(home, line),
-        approval=awaited(home, line),
+        approval=approval(home, line),
         turns_left=not asked.turns or turns(home, line) < asked.turns,
+        benches=benches,
+        tried=(tried[0], tried[1]),
     )
 
 
@@ -83,10 +93,28 @@ def missing(home: Home, line: Line) -> dict[str, int]:
 
 
 def awaited(home: Home, line: Line) -> str:
+    """Digest of the accepted model that waits for a bench's scorecard or a person's decision; "": none does."""
+    return owed(home, line)[1] or approval(home, line)
+
+
+def owed(home: Home, line: Line) -> tuple[tuple[str, ...], str, str]:
+    """Benches that owe a scorecard, digest of the accepted model that waits for it, and what it is paired with."""
+    for fact in outside.accepted(home.ledger, line.name) if line.benches else ():
+        verdict = build(Verdict, fact.record)
+        names = outside.missing(home.ledger, line, verdict)
+        if names:
+            return tuple(names), verdict.candidate, verdict.champion or outside.BASELINE
+    return (), "", ""
+
+
+def approval(home: Home, line: Line) -> str:
     """Digest of the accepted model that waits for a person's decision; "": none does."""
     if home.settings.line(line.name).approval != "required":
         return ""
-    return next((v.record["candidate"] for v in people.undecided(home.ledger, line.name)), "")
+    for fact in people.undecided(home.ledger, line.name):
+        if not outside.refuses(home.ledger, line, build(Verdict, fact.record)):
+            return str(fact.record["candidate"])
+    return ""
 
 
 def lines_in_use(home: Home) -> list[str]:

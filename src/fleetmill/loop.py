@@ -22,7 +22,7 @@ from fleetmill.core.release import Release
 from fleetmill.core.verdict import Verdict
 from fleetmill.findings import observe
 from fleetmill.home import Home
-from fleetmill.judge import people
+from fleetmill.judge import outside, people
 from fleetmill.judge import prove as judge
 from fleetmill.receive import inbox
 from fleetmill.refine import run as refine
@@ -30,7 +30,7 @@ from fleetmill.release import publish as release
 from fleetmill.seams.ledger import Draft
 from fleetmill.seams.processes import cpu_seconds_here
 from fleetmill.settings import CampaignSettings
-from fleetmill.train import trainer
+from fleetmill.train import command, trainer
 
 FLEET_SEEDS = 10_000_000  # worlds that the fleet lives in: no gate and no report uses these
 EXAMINATIONS = 1_000  # numbers from here on are no turns: judgings of models that were made elsewhere
@@ -52,7 +52,7 @@ class Turn:
 def turn(home: Home, line: Line, *, progress: Progress = lambda step, of, metrics: None) -> Turn | None:
     """Turn the loop once: what has arrived becomes a candidate, and the candidate replaces the champion or is held.
 
-    None: too little has arrived, or a person must decide first (`due.waiting` says which).
+    None: too little has arrived, or a bench or a person must speak first (`due.waiting` says which).
     """
     if due.awaited(home, line):
         return None
@@ -100,7 +100,7 @@ def turn(home: Home, line: Line, *, progress: Progress = lambda step, of, metric
 def examine(home: Home, line: Line) -> Verdict | None:
     """Judge the oldest model that was made elsewhere, and ship it when it is accepted: like our own, without a turn.
 
-    None: there is none, a turn is open, or a person must decide first.
+    None: there is none, a turn is open, or a bench or a person must speak first.
     """
     entered = due.to_examine(home, line)
     if entered is None or due.awaited(home, line) or _is_open(home, line):
@@ -163,9 +163,12 @@ def learn(
         seed=home.settings.seed,
         settings={**(line.recipe.train if line.recipe else {}), **home.settings.line(line.name).train},
         code=f"fleetmill {installed_version('fleetmill')}",
+        **command.named(line),
     )
     data = refine.open_data(home.ledger, home.blobs, dataset.digest)
-    return trainer.run(home.ledger, home.blobs, line, data, plan, folder=home.runs, progress=progress)
+    return trainer.run(
+        home.ledger, home.blobs, line, data, plan, folder=home.runs, runtime=home.runtime, progress=progress
+    )
 
 
 def prove(
@@ -195,7 +198,9 @@ def prove(
 
 
 def decision(home: Home, line: Line, candidate: ModelVersion, verdict: Verdict, number: int) -> str:
-    """The gate's decision, or ``refused`` where a person stopped what the gate let through."""
+    """The gate's decision, or ``refused`` where a bench or a person stopped what the gate let through."""
+    if outside.settle(home.ledger, line, verdict, judge.key(line, number, candidate)):
+        return "refused"
     decided = people.decision(home.ledger, judge.key(line, number, candidate))
     return "refused" if decided and decided.record["word"] == "refused" else verdict.decision
 

@@ -184,6 +184,14 @@ def _modern(found: dict[str, Any]) -> None:
 def _check_line(name: str, line: LineSettings) -> None:
     if line.approval not in APPROVALS:
         raise InvalidInputError(f"[lines.{name}] approval = {line.approval!r}: must be one of {', '.join(APPROVALS)}")
+    if not line.hardware:
+        raise InvalidInputError(f"[lines.{name}] hardware: is empty, so no device could take a release. Name a kind")
+    for what, asked in (("campaign", line.campaign), ("first_campaign", line.first_campaign)):
+        if asked is not None and not (asked.sessions >= 1 and asked.seconds > 0 and 0 < asked.budget_ratio <= 1):
+            raise InvalidInputError(
+                f"[lines.{name}.{what}] sessions = {asked.sessions}, seconds = {asked.seconds}, budget_ratio = "
+                f"{asked.budget_ratio}: must be at least 1, above 0, and above 0 up to 1"
+            )
     for what, number in (("sessions", line.turn_when.sessions), ("hours", line.turn_when.hours)):
         if not number >= 0:
             raise InvalidInputError(f"[lines.{name}] turn_when.{what} = {number}: must be 0 or more")

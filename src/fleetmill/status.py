@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,10 @@ def status(home: Home) -> Status:
     for fact in ledger.read(kind="deployment"):
         reports.setdefault(fact.record["report"]["device"], []).append(fact.record["report"])
     sessions = [f.record["manifest"]["device"] for f in ledger.read(kind="session")]
-    lived = {j.device: j.lived_ns for j in home.books.journals()}
+    lived: Counter[int] = Counter()
+    for b in home.books.balances():
+        if b.account == LIVED:
+            lived[b.device] -= b.ns
     return Status(
         facts=ledger.head()[0],
         waiting={name: due.waiting(home, lines.find(name)) for name in due.lines_in_use(home) if name in lines.names()},

@@ -313,6 +313,7 @@ def test_a_ledger_that_is_no_ledger(patient):
     (patient.home / "ledger.db").write_bytes(b"not a database, but long enough to be taken for one" * 100)
 
     assert [s.severity for s in patient.symptoms() if s.where == "ledger.db"] == ["error"]
+    assert not any("stolen" in s.do for s in patient.symptoms())  # nobody knows what its facts would have known
 
 
 def sql(patient, statement):

@@ -128,7 +128,7 @@ def test_check_all_says_what_it_compared_and_ends_with_1_where_they_part(run, fi
     [
         (("findings", "--turn", "7"), "turn 7 has not ended; findings are there of turns 0, 1, 2"),
         (("findings", "--line", "nowhere"), "line nowhere: no turn has ended"),
-        (("why", "champion"), "of which line"),
+        (("why", "champion", "--line", "nowhere"), "has no champion"),
         (("why", "0123456789"), "0 found"),
         (("why", "9", "--line", "tiny"), "no release 9"),
         (("fate", "nobody", "0", "1"), "device 'nobody'"),

@@ -198,7 +198,9 @@ def test_the_file_of_the_first_landing_is_still_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [("approval = 'maybe'", "must be one of none, required"), ("turn_when = {hours = -1}", "0 or more"),
-     ("turn_when = {days = 1}", "no such setting: days")],
+     ("turn_when = {days = 1}", "no such setting: days"), ("hardware = []", "no device could take a release"),
+     ("campaign = {sessions = -2}", "must be at least 1"), ("campaign = {budget_ratio = 7.0}", "up to 1"),
+     ("first_campaign = {seconds = 0.0}", "above 0")],
 )  # fmt: skip
 def test_a_wrong_setting_is_named(tmp_path, text, said):
     (tmp_path / "fleetmill.toml").write_text(f"[lines.a]\n{text}\n")

@@ -38,11 +38,12 @@ class Asking(threading.Thread):
         self.join()
 
 
-def brought(town, device):
-    """`fleetmill import` of a recording of the fleet, as another device's, while the factory runs."""
-    first = next(f for f in town.home.ledger.read(kind="recording"))
+def brought(town, number):
+    """`fleetmill import` of the nth recording of the fleet, as another device's, while the factory runs."""
+    chosen = town.facts("recording")[number]
+    device = f"guest-{number}"
     path = town.plan.folder / f"{device}.mcap"
-    path.write_bytes(town.home.blobs.get(first.key))
+    path.write_bytes(town.home.blobs.get(chosen.key))
     command = [sys.executable, "-m", "fleetmill.cli", "import", str(path), "--line", LINE.name, "--device", device]
     return subprocess.run([*command, "--home", str(town.plan.home)], capture_output=True, text=True)
 
@@ -54,7 +55,7 @@ def test_up_turns_three_times_while_recordings_arrive_and_http_answers(tmp_path)
         asking.start()
         for turn in range(TURNS):
             town.wait_for(lambda turn=turn: len(town.facts("turn_begun")) > turn, f"turn {turn}")
-            came = brought(town, f"guest-{turn}")
+            came = brought(town, turn)
             assert (came.returncode, came.stderr) == (0, "")
         town.wait_for(lambda: len(town.facts("turn_ended")) == TURNS, "the third turn")
         asking.stop()

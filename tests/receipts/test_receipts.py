@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -22,7 +22,7 @@ from fleetmill.receipts.moment import iso, read_moment
 from fleetmill.receipts.standing import running
 from fleetmill.receipts.why import Backward, find, why
 from fleetmill.receive import roll
-from fleetmill.seams.ledger import Draft
+from fleetmill.seams.ledger import Draft, open_ledger
 
 S = 10**9
 
@@ -190,13 +190,23 @@ def test_a_model_is_found_by_what_people_call_it(home, name):
     second = models(home)[1]
 
     assert find(home.ledger, name, "tiny") == find(home.ledger, second[:8], None) == second
+    assert find(home.ledger, name, None) == second  # of the only line
+
+
+def test_of_several_lines_one_must_be_named():
+    with closing(open_ledger("sqlite://", clock=lambda: 1)) as ledger:
+        with pytest.raises(NotFoundError, match="nothing was released yet"):
+            find(ledger, "champion", None)
+        for line in ("tiny", "other"):
+            ledger.append([Draft(kind="release", key=f"{line}/1", record={"line": line, "counter": 1, "model": line})])
+        with pytest.raises(InvalidInputError, match=r"of which line\? Give --line other or tiny"):
+            find(ledger, "1", None)
+        assert find(ledger, "1", "other") == "other"
 
 
 @pytest.mark.parametrize(
     ("name", "line", "said"),
     [
-        ("champion", None, "of which line"),
-        ("2", None, "of which line"),
         ("9", "tiny", "no release 9"),
         ("champion", "nowhere", "has no champion"),
         ("abc", None, "at least 6 digits"),

@@ -189,3 +189,18 @@ def test_what_cannot_be_read_is_time_that_the_books_call_unreadable(
     assert sum(s.end_ns - s.start_ns for s in spans) == session.end_ns - session.start_ns
     assert home.books.faults() == home.books.verify() == []
     assert bring(home, tmp_path / "tub", line=line, skip_broken=True) == [session]
+
+
+def test_one_drive_counts_once_whatever_it_is_called(home, tmp_path):
+    (tmp_path / "a.tiny.json").write_bytes(tiny_file(1))
+    bring(home, tmp_path / "a.tiny.json", device="car-0")
+    before = home.ledger.head()
+    (tmp_path / "b.tiny.json").write_bytes(tiny_file(1))
+
+    for path, device in (("a.tiny.json", "car-1"), ("b.tiny.json", "car-0"), ("b.tiny.json", "car-1")):
+        with pytest.raises(ConflictError, match=r"the same recordings came in as car-0/a\. Bring each drive once"):
+            bring(home, tmp_path / path, device=device)
+
+    assert home.ledger.head() == before
+    assert bring(home, tmp_path / "a.tiny.json", device="car-0")  # the very same again changes nothing
+    assert home.ledger.head() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -72,6 +73,15 @@ def test_no_two_series_look_alike_without_their_colour():
     marks = [re.sub(r'class="series s\d"', "", many.mark(i)) for i in range(4)]
 
     assert len(set(marks)) == 4
+
+
+def test_words_at_neighbouring_points_do_not_lie_on_each_other():
+    points = tuple(Point(x=n, y=1.0, note="not enough evidence") for n in range(5))
+    notes = drawn(replace(CHART, series=(Series(name="a", points=points),))).iter(f"{SVG}text")
+    heights = [float(t.get("y")) for t in notes if t.get("class") == "note" and t.text == "not enough evidence"]
+
+    assert len(heights) == 5
+    assert all(abs(a - b) >= 12 for a, b in itertools.pairwise(heights))  # the size of their letters
 
 
 def test_a_chart_without_points_says_so():

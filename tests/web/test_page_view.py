@@ -134,6 +134,16 @@ def test_a_model_that_the_gate_accepted_waits_for_a_person_where_the_settings_as
     assert without["release"].state == approved["release"].state == "works"
 
 
+def test_a_model_that_the_gate_accepted_waits_for_a_bench_that_owes_a_scorecard():
+    told = Told()
+    told.verdict(0)
+    found = steps.steps(told.view.line("tiny"), [], LineSettings(), ["track-a"])
+    waits = next(s for s in found if s.name == "release")
+
+    assert (waits.state, waits.waits) == ("waits", 1)
+    assert "bench track-a to try cccccccccccc" in waits.says
+
+
 def test_a_model_that_a_person_refused_is_drawn_as_refused_and_waits_for_nobody():
     told, asked = Told(), LineSettings(approval="required")
     told.verdict(0)

@@ -37,6 +37,7 @@ class _Seen:
     lines: set[str] = field(default_factory=set)
     models: set[str] = field(default_factory=set)  # files of releases
     turning: set[str] = field(default_factory=set)
+    is_whole: bool = False  # every fact was read: what is in none of them is unknown
     forgotten: set[str] = field(default_factory=set)  # recordings that were deleted on purpose
     blobs: dict[str, str] = field(default_factory=dict)  # digest -> what it is
 
@@ -112,6 +113,7 @@ def _ledger(folder: Path, seen: _Seen, found_format: int) -> Iterator[Symptom]:
             yield from rule.form(found_format, FORMAT, revisions(ledger))
             for fact in ledger.read():
                 seen.take(fact)
+            seen.is_whole = True
             yield from _chain_and_books(ledger)
     except FleetmillError as error:
         yield from rule.ledger(str(error), (), ())
@@ -137,7 +139,7 @@ def _trust(folder: Path, seen: _Seen, now_ns: int, *, is_up: bool) -> Iterator[S
         yield from rule.keys(faults, open_to_others=others, root_inside=str(inside) if inside.exists() else "")
         until = {str(role): ns for role, ns in repository.expiries().items()}
         yield from rule.expiries(until, now_ns=now_ns, is_up=is_up)
-        offered = [t for t in repository.targets().values() if "release_counter" in t.custom]
+        offered = [t for t in repository.targets().values() if "release_counter" in t.custom and seen.is_whole]
         unknown = [t.path for t in offered if t.sha256 not in seen.models]
         yield from rule.offers(unknown, turning=bool(seen.turning))
     except (IntegrityError, IndexError) as error:  # IndexError: there is not even a first root

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from fleetmill.cli import asked, deciding, devices, factory, keeping, learned, showing
+from fleetmill.cli import asked, deciding, devices, factory, keeping, learned, lines, showing
 from fleetmill.core.errors import last_words
 
 
@@ -31,7 +31,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(devices.app, name="device")
-for part in (showing, factory, asked, learned, deciding, keeping):
+app.add_typer(lines.new_app, name="line")
+for part in (showing, factory, asked, learned, deciding, keeping, lines):
     app.add_typer(part.app)
 
 

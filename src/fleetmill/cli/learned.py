@@ -58,7 +58,7 @@ def findings(
 
 @app.command()
 def why(
-    model: Annotated[str, typer.Argument(help="champion or a release number (with --line), or a digest.")] = "",
+    model: Annotated[str, typer.Argument(help="champion, a release number, or a digest or its first 6 digits.")] = "",
     line: OneLine = None,
     check_all: Annotated[
         bool, typer.Option("--check-all", help="Compare why and fate for every model and interval; exit code 1 if not.")
@@ -205,6 +205,8 @@ def _print_why(found: Why) -> None:
         typer.echo(f"verdict of turn {verdict.turn}: {verdict.decision} (fact {verdict.fact})")
         for reason in (*verdict.reasons, *((verdict.decided,) if verdict.decided else ())):
             typer.echo(f"  {reason}")
+    for said in standing.benches:
+        typer.echo(said)
     out = ", ".join(f"{r.counter} (fact {r.fact})" for r in standing.releases)
     typer.echo(f"releases: {out or 'none'}")
     typer.echo(f"runs now on: {', '.join(standing.running) or 'no device'}")

@@ -18,8 +18,8 @@ app = typer.Typer()
 def demo(
     line: Annotated[str | None, typer.Option("--line", help="A line with a simulated fleet.")] = None,
     generations: Annotated[int | None, typer.Option(help="How often the loop turns.")] = None,
-    fleet: Annotated[int | None, typer.Option("--devices", help="Number of devices.")] = None,
-    seed: Annotated[int, typer.Option(help="Of training, gate and the fleet's worlds.")] = 0,
+    fleet: Annotated[int | None, typer.Option("--devices", help="Number of devices, 3 to 99.")] = None,
+    seed: Annotated[int, typer.Option(help="Of training, gate and the fleet's worlds; 0 to 89.")] = 0,
     labels: Annotated[str, typer.Option(help="oracle (the expert relabels) or driver (what he did).")] = "oracle",
     out: Annotated[Path | None, typer.Option(help="Folder for everything. [demo-LINE-SEED]")] = None,
     calm: Annotated[bool, typer.Option("--calm", help="Leave the accidents and attacks out.")] = False,

@@ -126,6 +126,14 @@ Train = Callable[[TrainJob, Tracker], Mapping[str, bytes]]
 # named files: "model.onnx" is what devices run, "weights.safetensors" what training goes on from; others ride along
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainCommand:
+    """A training that is a program instead of a function: it is given a folder (docs/lines.md says what lies in it)."""
+
+    words: tuple[str, ...]  # the program and its arguments; the folder is put behind them
+    environment_digest: str = ""  # of the image or environment that it runs in, as its owner names it
+
+
 class Policy(Protocol):
     """A loaded model with its state and the line's guard around it: what a machine would really do."""
 
@@ -264,7 +272,7 @@ class Line:
     features: tuple[Feature, ...]
     model: ModelSpec
     cut: Callable[[Stretch], Iterator[Episode]]
-    train: Train
+    train: Train | TrainCommand
     judging: Judging
     checks: tuple[Check, ...]
     triggers: tuple[Trigger, ...] = ()
@@ -276,3 +284,4 @@ class Line:
     importers: tuple[Importer, ...] = ()
     version: int = 1  # of cut: part of the dataset fingerprint
     recipe: Recipe | None = None
+    benches: tuple[str, ...] = ()  # outside benches that must each agree before an accepted model goes out

@@ -23,11 +23,18 @@ class Run:
     seed: int
     settings: Mapping[str, Value]
     code: str  # revision of the code
+    command: str = ""  # digest of a training command's words; "": the line trains in a function
+    environment: str = ""  # digest of the image or environment that the command runs in; "": nobody named it
 
     @property
     def key(self) -> str:
         """Equal runs have equal keys; the code revision is a receipt, not part of the key."""
-        return digest({k: v for k, v in plain(self).items() if k != "code"})
+        return digest({k: v for k, v in self.record.items() if k != "code"})
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As the ledger holds it: without a command's fields where there is none, as before there were commands."""
+        return {k: v for k, v in plain(self).items() if v or k not in ("command", "environment")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -194,6 +194,7 @@ def _refused(accident: Accident, facts: Sequence[Fact], later: Sequence[Fact]) -
         return None
     before = [f for f in _reports(facts, accident, "confirmed") if f.seq < refusal.seq]
     ran = before[-1].record["report"]["model_file"] if before else ""
+    number = before[-1].record["report"]["release_counter"] if before else 0
     report = refusal.record["report"]
     seqs, more = [refusal.seq], ""
     if accident.kind is Kind.FLIPPED_BYTE:
@@ -203,7 +204,7 @@ def _refused(accident: Accident, facts: Sequence[Fact], later: Sequence[Fact]) -
         seqs.append(after[0].seq)
         more = f"; it took release {after[0].record['report']['release_counter']} as it was signed later"
     ran_on = report["running"] == ran
-    what = f"went on with {ran[:8]}" if ran else "went on without a model"
+    what = f"went on with release {number}" if ran else "went on without a model"
     return Ending(
         kept=ran_on,
         sentence=f"{what if ran_on else 'CHANGED its model'} and signed why: {_short(report['reason'])}{more}",

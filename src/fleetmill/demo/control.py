@@ -19,6 +19,7 @@ from fleetmill.refine import run as refine
 from fleetmill.seams.files import write_whole
 from fleetmill.seams.processes import be_child_of
 from fleetmill.settings import read_settings
+from fleetmill.train import command, trainer
 
 
 class _Quiet:
@@ -59,10 +60,11 @@ def train(home: Path, line_name: str, folder: Path, generations: int) -> None:
             for name, digest in opened.ledger.get("model", ended[0].record["candidate"]).record["files"].items()
         }
         data = refine.open_data(opened.ledger, opened.blobs, ended[0].record["dataset"])
+        tables = command.tables(opened.ledger, opened.blobs, ended[0].record["dataset"])
         write_whole(folder / "control-0.onnx", files["model.onnx"])
         for generation in range(1, generations):
             job = TrainJob(data=data, parent=files, seed=run.record["seed"], settings=run.record["settings"])
-            files = dict(line.train(job, _Quiet()))
+            files = dict(trainer.fit(line, job, _Quiet(), tables=lambda: tables, folder=folder / f"run-{generation}"))
             write_whole(folder / f"control-{generation}.onnx", files["model.onnx"])
 
 

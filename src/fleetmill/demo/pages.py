@@ -62,7 +62,7 @@ def _opening(source: Source, line: Line) -> Opening:
             ["Each number carries the digest of its fact. To make them all again: ",
              code("fleetmill report --verify report.html")],
         ),
-        footer=["Made from the facts of one home. Books and audit: ", source.said(demo, "audit", "line")],
+        footer=["Made from the facts of one home. Books and ", source.said(demo, "audit", "line")],
     )  # fmt: skip
 
 

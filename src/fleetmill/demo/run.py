@@ -7,12 +7,13 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fleetmill import lines
-from fleetmill.core.errors import EngineError, InvalidInputError
+from fleetmill.core.errors import EngineError, FleetmillError, InvalidInputError
 from fleetmill.core.line import Line
 from fleetmill.demo import control, film, life, measure, pages, picture, report
 from fleetmill.demo.fleet import Plan, Processes, invite, open_processes, write_settings
@@ -36,8 +37,15 @@ _AUDIT = Path(__file__).parents[3] / "scripts" / "audit.py"
 
 def default_line(*, quick: bool) -> str:
     """The line that the demo shows: the one with the most to see, or with `quick` the one that takes least."""
-    with_fleet = [line for line in map(lines.find, lines.names()) if line.recipe is not None and line.world is not None]
+    with_fleet = [line for line in _installed() if line.recipe is not None and line.world is not None]
     return min(with_fleet, key=lambda line: (line.recipe.shown if line.recipe else 0) * (-1 if not quick else 1)).name
+
+
+def _installed() -> Iterator[Line]:
+    """The lines that load. One of a broken package says why when it is asked for; it stops no other."""
+    for name in lines.names():
+        with suppress(FleetmillError):
+            yield lines.find(name)
 
 
 def make_plan(

@@ -65,6 +65,7 @@ class Agent:
     say: Callable[[str], None]
     running: Release | None = None
     policy: RunningPolicy | None = None
+    asked_nothing: bool = False  # it was said that no campaign is there
     heard: int = 0  # the newest metadata version that an unsigned answer named
 
     def start(self) -> None:
@@ -185,6 +186,9 @@ class Agent:
         """The newest campaign of this device's line that the factory signed."""
         mine = [t for t in targets if t.path.startswith("campaigns/") and t.custom.get("line") == self.line.name]
         if not mine:
+            if not self.asked_nothing:
+                self.asked_nothing = True
+                self.say(f"the factory asks nothing of line {self.line.name}: set [lines.NAME.campaign] there")
             return None
         target = max(mine, key=lambda t: int(t.custom.get("number", -1)))
         try:

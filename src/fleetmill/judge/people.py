@@ -12,6 +12,7 @@ from fleetmill.seams.ledger import Draft, Fact, Ledger
 
 Word = Literal["approved", "refused"]
 _MOST_TEXT = 500
+_LEAST_DIGITS = 6
 
 
 def decide(ledger: Ledger, model: str, *, word: Word, by: str, reason: str) -> Fact:
@@ -20,7 +21,7 @@ def decide(ledger: Ledger, model: str, *, word: Word, by: str, reason: str) -> F
     Raises:
         NotFoundError: the gate has judged no such model.
         ConflictError: the gate held it, it went out before, or somebody decided otherwise.
-        InvalidInputError: no name or no reason, or more than one model is meant.
+        InvalidInputError: no name or no reason, or fewer than 6 digits, or more than one model is meant.
     """
     for name, text in (("--as", by), ("--reason", reason)):
         if not text.strip() or len(text) > _MOST_TEXT:
@@ -37,7 +38,7 @@ def decide(ledger: Ledger, model: str, *, word: Word, by: str, reason: str) -> F
         return ledger.append([Draft(kind="decided", key=verdict.key, record={**record, "reason": reason})])[0]
     except ConflictError:
         said = known.record if known else {"word": "decided", "by": "somebody"}
-        raise ConflictError(f"model {digest}: {said['by']} has {said['word']} it. A decision stands") from None
+        raise ConflictError(f"model {digest}: {said['by']} has {said['word']} it. The decision stands") from None
 
 
 def decision(ledger: Ledger, verdict_key: str) -> Fact | None:
@@ -64,7 +65,9 @@ def _released(ledger: Ledger) -> set[str]:
 
 def _verdict(ledger: Ledger, model: str) -> Fact:
     """The last verdict on the model."""
-    found = [f for f in ledger.read(kind="verdict") if model and f.record["candidate"].startswith(model)]
+    if len(model) < _LEAST_DIGITS:
+        raise InvalidInputError(f"model {model!r}: give at least {_LEAST_DIGITS} digits. See: fleetmill status")
+    found = [f for f in ledger.read(kind="verdict") if f.record["candidate"].startswith(model)]
     if not found:
         raise NotFoundError(f"model {model!r}: the gate has judged no such model. See: fleetmill status")
     if len({f.record["candidate"] for f in found}) > 1:

@@ -17,6 +17,7 @@ from fleetmill.core.line import Array, Files
 
 ENDINGS = (".csv", ".txt", ".tsv", ".dat")
 _DELIMITERS = (",", ";", "\t")
+_SAID = 6  # names of a missing column that are told
 _EMPTY = frozenset({"", "na", "nan", "null", "none", "?"})
 
 
@@ -43,7 +44,7 @@ class Table:
             if name in self.header:
                 return self.header.index(name)
         raise InvalidInputError(
-            f"{self.name}: no column with {what}; expected one called {' or '.join(names)}, "
+            f"{self.name}: no column with {what}; expected one called {' or '.join(names[:_SAID])}, "
             f"found {', '.join(self.header) or 'no header'}. Add it or rename one"
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fleetmill.core.plain import build
 from fleetmill.core.verdict import Reason
+from fleetmill.judge import outside
 from fleetmill.seams.ledger import Fact, Ledger
 
 
@@ -39,6 +40,7 @@ class Standing:
     verdicts: tuple[Judgement, ...]
     releases: tuple[Out, ...]
     running: tuple[str, ...]  # devices
+    benches: tuple[str, ...] = ()  # what outside benches said of it
 
 
 class Standings:
@@ -54,6 +56,9 @@ class Standings:
             self._releases.setdefault(fact.record["model"], []).append(fact)
         self._decided = {f.key: f.record for f in ledger.read(kind="decided")}
         self._running = running(ledger)
+        self._benches: dict[str, list[str]] = {}
+        for fact in ledger.read(kind="outside_scorecard"):
+            self._benches.setdefault(fact.record["model"], []).append(outside.sentence(fact))
 
     def of(self, model: str) -> Standing:
         """The standing of one model version."""
@@ -65,6 +70,7 @@ class Standings:
                 for f in sorted(self._releases.get(model, []), key=lambda f: int(f.record["counter"]))
             ),
             running=tuple(sorted(d for d, runs in self._running.items() if runs == file and file)),
+            benches=tuple(self._benches.get(model, [])),
         )
 
 

@@ -65,18 +65,26 @@ class Why:
 
 
 def find(ledger: Ledger, name: str, line: str | None) -> str:
-    """Digest of the model that is meant by ``champion``, a release number of `line`, or a digest or its beginning.
+    """Digest of the model that is meant by ``champion``, a release number of `line`, or a digest (of the
+    model or of its ``model.onnx``) or its beginning.
+
+    `line`: not needed where only one has releases.
 
     Raises:
-        InvalidInputError: ``champion`` or a release number without a line.
+        InvalidInputError: ``champion`` or a release number of several lines.
         NotFoundError: there is none, or more than one.
     """
     if name == "champion" or (name.isdigit() and len(name) < _LEAST_DIGITS):
-        if not line:
-            raise InvalidInputError(f"model {name!r}: of which line? Give --line")
-        return _released(ledger, name, line)
-    models = [f.key for f in ledger.read(kind="model") if not line or f.record["line"] == line]
-    found = [m for m in models if len(name) >= _LEAST_DIGITS and m.startswith(name)]
+        released = sorted({str(f.record["line"]) for f in ledger.read(kind="release")})
+        if not line and len(released) > 1:
+            raise InvalidInputError(f"model {name!r}: of which line? Give --line {' or '.join(released)}")
+        if not line and not released:
+            raise NotFoundError(f"model {name!r}: nothing was released yet. See: fleetmill status")
+        return _released(ledger, name, line or released[0])
+    models = [f for f in ledger.read(kind="model") if not line or f.record["line"] == line]
+    named = [{f.key, str(f.record["files"]["model.onnx"])} for f in models]  # devices name the file that they run
+    long_enough = len(name) >= _LEAST_DIGITS
+    found = [f.key for f, names in zip(models, named) if long_enough and any(n.startswith(name) for n in names)]
     if len(found) != 1:
         least = f" (give at least {_LEAST_DIGITS} digits)" if len(name) < _LEAST_DIGITS else ""
         raise NotFoundError(f"model {name[:64]!r}: {len(found)} found{least}. See: fleetmill status")

@@ -170,10 +170,22 @@ def import_path(
     `skip_broken` passed over goes to the account dropped(unreadable).
 
     Raises:
-        ConflictError: a session of that name came in before with other content.
+        ConflictError: a session of that name came in before with other content or tags, or its content came in under
+            another name: one drive counts once, and has one role.
     """
     converted = list(convert(path, line, device=device, tags=tags, skip_broken=skip_broken))
+    _check_new(inbox.sessions(ledger, line.name), converted)
     return [_enter(ledger, books, blobs, line, c) for c in converted]
+
+
+def _check_new(known: Sequence[Session], converted: Sequence[Converted]) -> None:
+    """Refuse content that is here under another name: it would be lived twice, and could be both taught and asked."""
+    keys = {s.source: s.key for s in known if s.source}
+    for c in converted:
+        key = f"{c.device}/{c.name}"
+        if keys.setdefault(c.source, key) != key:
+            first = keys[c.source]
+            raise ConflictError(f"session {key}: the same recordings came in as {first}. Bring each drive once")
 
 
 def _sessions(read: Callable[[Files], Iterator[Foreign]], files: Files, path: Path) -> Iterator[Foreign]:
@@ -257,7 +269,7 @@ def _enter(ledger: Ledger, books: Books, blobs: Blobs, line: Line, c: Converted)
     same = next((s for s in known if s.name == c.name), None)
     session = c.session(same.number if same else len(known))
     if same is not None and same != session:
-        raise ConflictError(f"session {session.key}: came in before with other content. Give another --device")
+        raise ConflictError(f"session {session.key}: came in before with other content or tags. Give the same")
     if same is None:
         for clip in c.clips:
             blobs.put(clip.data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import simplejpeg
@@ -15,7 +15,7 @@ from fleetmill.core.errors import IntegrityError, NotFoundError
 from fleetmill.core.line import Array, Episode, Line, Message
 from fleetmill.core.plain import plain
 from fleetmill.core.recording import Session
-from fleetmill.core.split import ROLES
+from fleetmill.core.split import ROLES, in_time
 from fleetmill.refine import data as datasets
 from fleetmill.refine import stages
 from fleetmill.seams import recordings
@@ -34,7 +34,7 @@ def run(
 
     Sessions that were refined before are not read again. The digest does not depend on the order of `sessions`.
     """
-    roles = books.roles(line.name)
+    roles = _roles(books, line, sessions)
     facts = {s.key: _refined(ledger, books, blobs, line, s) for s in sessions}
     parts = tuple(
         Part(
@@ -67,6 +67,13 @@ def read_session(session: Session, read: Read) -> list[Message]:
     for ref in session.recordings:
         found += [_pixels(m) for m in recordings.read_messages(read(ref.digest), f"recording {ref.digest[:12]}")]
     return found
+
+
+def _roles(books: Books, line: Line, sessions: Sequence[Session]) -> Mapping[str, str]:
+    """Given once per session; where time is what splits, by this version's cut-off."""
+    if line.split == "time":
+        return in_time({s.key: (s.start_ns, s.end_ns) for s in sessions})
+    return books.roles(line.name)
 
 
 def _refined(ledger: Ledger, books: Books, blobs: Blobs, line: Line, session: Session) -> Fact:

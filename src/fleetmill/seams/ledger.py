@@ -261,7 +261,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise UnavailableError(f"ledger: {error.orig}. Check the disk's free space, then try again") from error
+        what = f"ledger: {error.orig}"
+        raise UnavailableError(f"{what}. Check the disk's free space and permissions, then try again") from error
     except DatabaseError as error:
         raise IntegrityError(f"ledger: {error.orig}. Restore the home from a copy") from error
 

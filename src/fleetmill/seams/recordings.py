@@ -9,7 +9,7 @@ import io
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from mcap.reader import make_reader
 from mcap.records import Channel, Metadata, Schema, Statistics
@@ -103,6 +103,26 @@ def read_messages(data: bytes, where: str, *, topics: Collection[str] | None = N
                 yield from _decoded(schema, channel, message)
 
 
+def read_channels(data: bytes, where: str) -> dict[str, Feature]:
+    """What each channel that can be decoded holds, by topic: told by its metadata, or by its first message.
+
+    Raises:
+        IntegrityError: truncated or damaged.
+        InvalidInputError: no MCAP file at all.
+    """
+    found: dict[str, Feature] = {}
+    with _translated(where):
+        for schema, channel, message in _messages(data, where):
+            topic = channel.topic.removeprefix("/")
+            if topic in found:
+                continue
+            if "feature" in channel.metadata:
+                found[topic] = build(Feature, canonical.loads(channel.metadata["feature"]), where)
+            else:
+                found |= {m.topic: _feature(m) for m in _decoded(schema, channel, message)}
+    return found
+
+
 def read_end(file: BinaryIO, where: str, seconds: float) -> list[Message]:
     """The messages of the last seconds of an open recording, through its index: to be looked at, never counted.
 
@@ -155,6 +175,13 @@ def _decoded(schema: Schema | None, channel: Channel, message: Stored) -> Iterat
         publish_time_ns=message.publish_time,
         value=wire.decode(schema.name, message.data, _shape(channel.metadata)),
     )
+
+
+def _feature(message: Message) -> Feature:
+    value = message.value["data"]
+    dtype, shape = ("str", ()) if isinstance(value, str) else (str(value.dtype), value.shape)
+    kind: Literal["observation", "extra"] = "extra" if dtype == "str" or "format" in message.value else "observation"
+    return Feature(name=message.topic, kind=kind, dtype=dtype, shape=shape, unit="1")
 
 
 def _messages(data: bytes, where: str) -> list[tuple[Schema | None, Channel, Stored]]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fleetmill.core.errors import LineError, NotFoundError
-from fleetmill.core.line import Data, Line, Metrics, TrainJob
+from fleetmill.core.line import Data, Line, Metrics, Tracker, TrainCommand, TrainJob
 from fleetmill.core.model import ModelVersion, Run
 from fleetmill.core.plain import build, plain
 from fleetmill.seams.blobs import Blobs
 from fleetmill.seams.files import write_whole
 from fleetmill.seams.ledger import Draft, Ledger
+from fleetmill.seams.runtime import Runtime, policies
+from fleetmill.train import command
 
 Progress = Callable[[int, int, Metrics], None]
 _STEP = struct.Struct("<q")
@@ -43,8 +46,11 @@ class FolderTracker:
         return _STEP.unpack_from(data)[0], data[_STEP.size :]
 
     def clear(self) -> None:
-        """Forget the state: the run is over."""
-        self._path.unlink(missing_ok=True)
+        """Forget the state, or the folder of a command: the run is over."""
+        if self._path.is_dir():
+            shutil.rmtree(self._path, ignore_errors=True)  # what belongs to another user stays, and `gc` names it
+        else:
+            self._path.unlink(missing_ok=True)
 
 
 def run(
@@ -55,12 +61,17 @@ def run(
     plan: Run,
     *,
     folder: Path,
+    runtime: Runtime | None = None,
     progress: Progress = lambda step, of, metrics: None,
 ) -> ModelVersion:
     """The model version that `plan` makes of `data`; a run that was finished before is given back.
 
+    `runtime`: tries what a training command made before it is entered.
+
     Raises:
         LineError: the line gives no ``model.onnx``.
+        EngineError: the line's training command failed.
+        IntegrityError, InvalidInputError: what the command made is no model, or has other ports than the line's.
     """
     try:
         return model(ledger, ledger.get("run", plan.key).record["model"])
@@ -73,7 +84,9 @@ def run(
         seed=plan.seed,
         settings=plan.settings,
     )
-    made = line.train(job, tracker)
+    made = fit(line, job, tracker, tables=lambda: command.tables(ledger, blobs, plan.dataset), folder=folder / plan.key)
+    if runtime is not None and isinstance(line.train, TrainCommand):
+        policies(line, runtime, {"model.onnx": made["model.onnx"]})
     if "model.onnx" not in made:
         raise LineError(f"line {line.name}: train gave {sorted(made)}, 'model.onnx' is missing")
     version = ModelVersion(
@@ -84,12 +97,23 @@ def run(
     )
     ledger.append(
         [
-            Draft(kind="run", key=plan.key, record={**plain(plan), "model": version.digest}),
+            Draft(kind="run", key=plan.key, record={**plan.record, "model": version.digest}),
             *_new_model(ledger, version),
         ]
     )
     tracker.clear()
     return version
+
+
+def fit(
+    line: Line, job: TrainJob, tracker: Tracker, *, tables: Callable[[], Mapping[str, Path]], folder: Path
+) -> Mapping[str, bytes]:
+    """The files that the line's function makes, or its command in `folder` of the rows in `tables`."""
+    if not isinstance(line.train, TrainCommand):
+        return line.train(job, tracker)
+    made, metrics = command.train(line, line.train, job, tables(), folder)
+    tracker.step(1, 1, metrics)
+    return made
 
 
 def model(ledger: Ledger, digest: str) -> ModelVersion:

@@ -17,6 +17,7 @@ WIDTH, HEIGHT = 560.0, 320.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68.0, 18.0, 16.0, 50.0
 _MARKS = ("circle", "square", "diamond", "triangle")
 _SIZE, _CAP = 5.0, 5.0
+_HALF_LETTER, _NOTE_HEIGHT = 4.4, 17.0  # half of a note's letter, its line: as large as they are on a narrow page
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +207,8 @@ def _series(number: int, series: Series, scale: _Scale) -> str:
     join = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     inside = [f'<path class="join" d="{join}"/>'] if series.joined and len(places) > 1 else []
     for point, (x, y) in zip(series.points, places, strict=True):
-        inside += [_bar(point, x, scale), _mark(number, x, y), _note(point, x, scale)]
+        inside += [_bar(point, x, scale), _mark(number, x, y)]
+    inside += _notes(series.points, scale)
     return f'<g class="series s{number % 4}">{"".join(inside)}</g>'
 
 
@@ -220,17 +222,21 @@ def _bar(point: Point, x: float, scale: _Scale) -> str:
     )
 
 
-def _note(point: Point, x: float, scale: _Scale) -> str:
-    """Above the point and its bar, in the middle where there is room."""
-    if not point.note:
-        return ""
-    y = scale.y(max(point.y, point.high or point.y)) - _SIZE - 4
-    half = len(point.note) * 4.2
-    anchor = "start" if x - half < _LEFT else "end" if x + half > WIDTH - _RIGHT else "middle"
-    x += {"start": -_SIZE, "end": _SIZE, "middle": 0.0}[anchor]
-    return (
-        f'<text class="note" x="{x:.1f}" y="{max(y, _TOP + 8):.1f}" text-anchor="{anchor}">{escape(point.note)}</text>'
-    )
+def _notes(points: Sequence[Point], scale: _Scale) -> list[str]:
+    """Above the points and their bars, in the middle where there is room; what would lie on the last stands higher."""
+    found: list[str] = []
+    ends, last_y = 0.0, 0.0
+    for point in (p for p in points if p.note):
+        x, half = scale.x(point.x), len(point.note) * _HALF_LETTER
+        anchor = "start" if x - half < _LEFT else "end" if x + half > WIDTH - _RIGHT else "middle"
+        x += {"start": -_SIZE, "end": _SIZE, "middle": 0.0}[anchor]
+        begins = x - {"start": 0, "end": 2, "middle": 1}[anchor] * half
+        y = max(scale.y(max(point.y, point.high or point.y)) - _SIZE - 4, _TOP + 8)
+        if begins < ends and abs(y - last_y) < _NOTE_HEIGHT:
+            y = last_y - _NOTE_HEIGHT if last_y - _NOTE_HEIGHT >= _TOP + 8 else last_y + _NOTE_HEIGHT
+        ends, last_y = begins + 2 * half, y
+        found.append(f'<text class="note" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(point.note)}</text>')
+    return found
 
 
 def _mark(number: int, x: float, y: float) -> str:

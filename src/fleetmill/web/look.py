@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fleetmill import due, lines
 from fleetmill.core.errors import FleetmillError
 from fleetmill.core.finding import read_findings
 from fleetmill.home import Home
@@ -107,9 +108,15 @@ class Eye:
             facts=tuple(reversed(view.facts)),
         )
 
+    def _owing(self, line: LineSeen) -> tuple[str, ...]:
+        """Benches that owe a scorecard; a line that is not installed (any more) asks none."""
+        if not line.accepted or line.name not in lines.names():
+            return ()
+        return due.owed(self._home, lines.find(line.name))[0]
+
     def _line(self, line: LineSeen, id: str, chosen: list[DeviceSeen]) -> LinePage:
         devices, asked = self._view.devices_of(line.name), self._home.settings.line(line.name)
-        found = steps.steps(line, devices, asked)
+        found = steps.steps(line, devices, asked, self._owing(line))
         hint, command = steps.hint(line, devices, str(self._home.settings.home))
         return LinePage(
             id=id,

@@ -25,15 +25,17 @@ class Step:
     says: str
 
 
-def steps(line: LineSeen, devices: Sequence[DeviceSeen], asked: LineSettings) -> tuple[Step, ...]:
-    """Live, receive, refine, train, judge, release, confirm."""
+def steps(
+    line: LineSeen, devices: Sequence[DeviceSeen], asked: LineSettings, owing: Sequence[str] = ()
+) -> tuple[Step, ...]:
+    """Live, receive, refine, train, judge, release, confirm. `owing`: benches that owe a scorecard."""
     return (
         _live(line, devices, asked),
         _receive(line),
         _refine(line),
         _train(line),
         _judge(line),
-        _release(line, asked),
+        _release(line, asked, owing),
         _confirm(line, devices),
     )
 
@@ -118,8 +120,11 @@ def _judge(line: LineSeen) -> Step:
     return _idle("judge", says)
 
 
-def _release(line: LineSeen, asked: LineSettings) -> Step:
+def _release(line: LineSeen, asked: LineSettings, owing: Sequence[str]) -> Step:
     for verdict, model in line.accepted.items():
+        if owing:
+            says = f"Waits for bench {', '.join(owing)} to try {model[:12]}: fleetmill scorecard add FILE.json"
+            return _step("release", "waits", 1, "scorecard", says)
         if asked.approval == "required" and verdict not in line.approved:
             says = f"Waits for a person: fleetmill approve|refuse {model[:12]} --as NAME --reason TEXT"
             return _step("release", "person", 1, "decision", says)

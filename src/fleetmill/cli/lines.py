@@ -1,0 +1,99 @@
+"""Lines: which are installed, and a new one from a recording, a table or another line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fleetmill.cli.shown import JsonOption
+from fleetmill.core.plain import plain
+
+if TYPE_CHECKING:
+    from fleetmill.scaffold.found import Source
+
+app = typer.Typer()
+new_app = typer.Typer(help="Lines: write a new one.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def lines(as_json: JsonOption = False) -> None:
+    """Print each installed line: what it observes and does, its checks, and where it was installed from."""
+    from fleetmill.lines.installed import installed
+
+    found = installed()
+    if as_json:
+        typer.echo(json.dumps([plain(line) for line in found]))
+        return
+    for line in found:
+        where = f"{line.module} from {line.distribution} {line.version}".rstrip()
+        if line.error:
+            typer.echo(f"{line.name}: broken ({where}): {line.error}")
+            continue
+        typer.echo(f"{line.name}: {line.rate_hz:.4g} Hz, {line.lives}, held out by {line.split}; {where}")
+        told = (
+            ("observes", line.observes),
+            ("does", line.does),
+            ("labels", line.labels),
+            ("checks", line.checks),
+            ("imports", line.importers),
+            ("version of cut", (str(line.cut_version),)),
+        )
+        for what, values in told:
+            typer.echo(f"  {what}: {'; '.join(values) or 'none'}")
+
+
+@new_app.command("new")
+def line_new(
+    name: Annotated[str, typer.Argument(help="Name of the line: a-z, 0-9 and _.")],
+    from_recording: Annotated[Path | None, typer.Option("--from-recording", help="Its channels, from MCAP.")] = None,
+    from_csv: Annotated[Path | None, typer.Option("--from-csv", help="Its columns, from a CSV file.")] = None,
+    from_line: Annotated[str | None, typer.Option("--from", help="Its features, from an installed line.")] = None,
+    observe: Annotated[list[str] | None, typer.Option(help="Column that is observed; may be repeated.")] = None,
+    act: Annotated[list[str] | None, typer.Option(help="Column that the model acts; may be repeated.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Column that the model predicts; may be repeated.")] = None,
+    time: Annotated[str, typer.Option(help="Column of times in the CSV file. [found by its name]")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of the package. [./NAME]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a small package that is a line: entry point, one file, a test, the next commands."""
+    from fleetmill.scaffold.chosen import choose
+    from fleetmill.scaffold.write import checked_new, write
+
+    folder = out or Path(name)
+    checked_new(name, folder)
+    source = _source(from_recording, from_csv, from_line, time)
+    watched, acted, predicted = list(observe or []), list(act or []), list(label or [])
+    if sys.stdin.isatty():
+        watched = watched or _ask(source, "What is observed")
+        predicted = predicted if acted or predicted else _ask(source, "What is acted or predicted")
+    written = write(name, source, choose(source, observe=watched, act=acted, label=predicted), folder)
+    if as_json:
+        typer.echo(json.dumps({"name": name, "files": [str(path) for path in written]}))
+        return
+    for path in written:
+        typer.echo(path)
+    typer.echo(f"line {name} is written. Next: pip install -e {folder} && pytest {folder}; then see {folder}/README.md")
+
+
+def _source(recording: Path | None, table: Path | None, line: str | None, time: str) -> Source:
+    from fleetmill.core.errors import InvalidInputError
+    from fleetmill.lines import find
+    from fleetmill.scaffold import found
+
+    given = [option for option in (recording, table, line) if option is not None]
+    if len(given) != 1:
+        raise InvalidInputError("give one of --from-recording FILE.mcap, --from-csv FILE and --from LINE")
+    if time and table is None:
+        raise InvalidInputError("--time names a column of a CSV file. Give it with --from-csv")
+    if recording is not None:
+        return found.in_recording(recording)
+    return found.in_table(table, time) if table is not None else found.in_line(find(str(line)))
+
+
+def _ask(source: Source, question: str) -> list[str]:
+    answer = typer.prompt(f"{source.where} has {source.listed()}\n{question} (names with commas between)")
+    return [name.strip() for name in answer.split(",") if name.strip()]
