@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from table import table
 
 from fleetmill.core.evidence import interval, ratios
 from fleetmill.core.line import Episode, Line, Policy, Stretch, Tally, TrainJob
@@ -219,19 +220,6 @@ def alarm_rows(
             line, "recall_at_one_a_week", by_machine(mine), by_machine(theirs)
         ),
     }
-
-
-def table(report: Mapping[str, Any], indent: str = "") -> str:
-    out = []
-    for name, value in report.items():
-        if isinstance(value, Mapping) and "value" in value:
-            seeds = " ".join(f"{v:.3f}" for v in value["by_seed"])
-            out.append(f"{indent}{name}: {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]  ({seeds})")
-        elif isinstance(value, Mapping):
-            out += [f"{indent}{name}", table(value, indent + "  ")]
-        else:
-            out.append(f"{indent}{name}: {value:.3f}" if isinstance(value, float) else f"{indent}{name}: {value}")
-    return "\n".join(out)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from table import table
 
 from fleetmill.core.evidence import interval, ratios
 from fleetmill.core.line import Array, Episode, Frame, Policy, Stretch, Tally, TrainJob
@@ -232,19 +233,6 @@ def _until(episodes: Sequence[Episode], cut_ns: int) -> list[Episode]:
                 )
             )  # fmt: skip
     return found
-
-
-def table(report: Mapping[str, Any], indent: str = "") -> str:
-    out = []
-    for name, value in report.items():
-        if isinstance(value, Mapping) and "value" in value:
-            seeds = " ".join(f"{v:.3f}" for v in value["by_seed"])
-            out.append(f"{indent}{name}: {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]  ({seeds})")
-        elif isinstance(value, Mapping):
-            out += [f"{indent}{name}", table(value, indent + "  ")]
-        else:
-            out.append(f"{indent}{name}: {value:.3f}" if isinstance(value, float) else f"{indent}{name}: {value}")
-    return "\n".join(out)
 
 
 def main() -> None:

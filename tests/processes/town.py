@@ -13,6 +13,7 @@ from fleetmill.core.line import Round
 from fleetmill.demo.fleet import Plan, invite, open_processes, write_settings
 from fleetmill.home import init_home, open_home
 from fleetmill.lines import find
+from fleetmill.seams.processes import family, is_alive
 from fleetmill.settings import read_settings
 
 AUDIT = Path(__file__).parents[2] / "scripts" / "audit.py"
@@ -37,19 +38,8 @@ def until(condition, what, seconds=240.0, pause=0.01):
 
 
 def children(pid):
-    """Process ids of a process's children, its threads' included."""
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [int(child) for child in path.read_text().split()]
-    return found
-
-
-def is_alive(pid):
-    """Whether a process runs; one that died and was not waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    """Process ids of everything that a process started."""
+    return family(pid)[1:]
 
 
 class Town:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,19 +21,27 @@ def rows_of(*names: str, period_ns: int) -> Callable[[Stretch], Iterator[Episode
         for message in stretch.messages:
             if message.topic in names:
                 rows.setdefault(message.log_time_ns, {})[message.topic] = np.asarray(message.value["data"])
-        times = [t for t in sorted(rows) if len(rows[t]) == len(names)]
-        if times:
-            yield Episode(
-                device=stretch.device,
-                session=stretch.session,
-                start_ns=times[0],
-                end_ns=times[-1] + period_ns,
-                times_ns=np.array(times, np.int64),
-                columns={name: np.stack([rows[t][name] for t in times]) for name in names},
-                tags=dict(stretch.tags),
-            )
+        whole = {at: row for at, row in rows.items() if len(row) == len(names)}
+        yield from episode_of(stretch, whole, names, period_ns=period_ns)
 
     return cut
+
+
+def episode_of(
+    stretch: Stretch, rows: Mapping[int, Mapping[str, Array]], names: Sequence[str], *, period_ns: int
+) -> Iterator[Episode]:
+    """One episode of rows by their instant, each whole; none where there are no rows."""
+    times = sorted(rows)
+    if times:
+        yield Episode(
+            device=stretch.device,
+            session=stretch.session,
+            start_ns=times[0],
+            end_ns=times[-1] + period_ns,
+            times_ns=np.array(times, np.int64),
+            columns={name: np.stack([rows[t][name] for t in times]) for name in names},
+            tags=dict(stretch.tags),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

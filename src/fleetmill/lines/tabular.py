@@ -26,6 +26,7 @@ from fleetmill.core.line import (
     Stretch,
 )
 from fleetmill.lines.columns import Table, has_tables, tables
+from fleetmill.lines.ready import episode_of
 
 SECOND_NS = 1_000_000_000
 YEAR_2000_NS = 946_684_800 * SECOND_NS  # a clock that shows less than this counts from a beginning of its own
@@ -74,17 +75,7 @@ def latest_of(*names: str, period_ns: int, within_ns: int) -> Callable[[Stretch]
                 latest[message.topic] = (at, np.asarray(message.value["data"]))
             if message.topic == names[0] and all(n in latest and at - latest[n][0] <= within_ns for n in names):
                 rows[at] = {name: latest[name][1] for name in names}
-        times = sorted(rows)
-        if times:
-            yield Episode(
-                device=stretch.device,
-                session=stretch.session,
-                start_ns=times[0],
-                end_ns=times[-1] + period_ns,
-                times_ns=np.array(times, np.int64),
-                columns={name: np.stack([rows[t][name] for t in times]) for name in names},
-                tags=dict(stretch.tags),
-            )
+        yield from episode_of(stretch, rows, names, period_ns=period_ns)
 
     return cut
 
