@@ -7,7 +7,7 @@ PYTHON      ?= python3
 JOBS        ?= 2
 DEMO_ARGS   ?=
 DEMO_EXTRAS := factory,train,sim,web
-TEST_EXTRAS := $(DEMO_EXTRAS),dev
+TEST_EXTRAS := $(DEMO_EXTRAS),serve,dev
 # PyTorch's own public index of CPU builds: asked only where CUDA libraries would be installed in vain.
 # Empty: never. CUDA=1: take the CUDA build anyway.
 export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu

@@ -12,18 +12,24 @@ import numpy as np
 import pytest
 
 from fleetmill import cli, lines
+from fleetmill.api.door import make_app
 from fleetmill.core.errors import InvalidInputError
+from fleetmill.core.ids import sha256
 from fleetmill.core.line import Check, Feature, Message, Stretch
 from fleetmill.core.recording import RecordingInfo
+from fleetmill.device.agent import open_agent
+from fleetmill.device.enrolment import Token, enrol
+from fleetmill.device.replay import Recordings
 from fleetmill.home import open_home
 from fleetmill.lines.installed import in_words
 from fleetmill.lines.tabular import Clock, csv_rows, latest_of
+from fleetmill.receive import roll
 from fleetmill.receive.imports import Single
 from fleetmill.scaffold.found import in_table
 from fleetmill.score import find_model
 from fleetmill.seams import recordings
 from fleetmill.settings import Settings
-from fleetmill.testing import check_line, made_up
+from fleetmill.testing import check_line, in_process
 
 START_S = 1_700_000_040  # begins a minute
 NS = 10**9
@@ -156,6 +162,19 @@ def on_a_device(home, name, observation):
     return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
 
+def confirmed_by(home, folder, line):
+    """What a device reports that is enrolled over HTTP, asked for nothing, and runs once: (state, release)."""
+    with open_home(Settings(home=home), own=False) as opened, in_process(make_app(opened)) as client:
+        secret = roll.invite(opened.ledger, "joined", line=line.name)
+        token = Token(name="joined", secret=secret, root_sha256=sha256(opened.repository.root()))
+        enrol(folder, token, factory="http://factory", hardware="cpu", client=client)
+        replayed = Recordings(line=line, folder=folder)
+        with open_agent(folder, line, world=replayed, client=client, clock=opened.clock) as agent:
+            agent.once()
+        told = [f.record["report"] for f in opened.ledger.read(kind="deployment")]
+        return [(r["state"], r["release_counter"]) for r in told if r["device"] == "joined"]
+
+
 # -- through the loop -------------------------------------------------------------------------------------------------
 
 
@@ -169,7 +188,7 @@ def test_a_table_becomes_a_line_that_goes_through_the_whole_loop(tmp_path, done,
     assert len((tmp_path / "package/swaying_line.py").read_text().splitlines()) < 120
     install(tmp_path / "package", "swaying")
     line = lines.find("swaying")
-    assert check_line(line, stretches=made_up(line, seconds=50.0)) == []
+    assert check_line(line, files={first.name: first.read_bytes()}) == []
     (told,) = [found for found in json.loads(done("lines", "--json")) if found["name"] == "swaying"]
     assert (told["distribution"], told["version"], told["module"]) == ("swaying-line", "0.1.0", "swaying_line:line")
     assert told["observes"] == ["load float32 kg", "wind float32 1"]
@@ -207,7 +226,6 @@ def test_a_recording_becomes_a_line_that_goes_through_the_whole_loop(tmp_path, d
         "push": ("action", (1,), "N"),
     }
     assert line.model.rate_hz == 10.0
-    assert check_line(line, stretches=made_up(line)) == []
 
     done("init")
     done("import", tmp_path / "drives", "--line", "pushing", "--device", "robot")
@@ -218,6 +236,7 @@ def test_a_recording_becomes_a_line_that_goes_through_the_whole_loop(tmp_path, d
     scored = json.loads(done("score", "champion", more[0], "--line", "pushing", "--json"))
     assert scored["total"]["mae"] < 1e-3
 
+    assert confirmed_by(tmp_path / "home", tmp_path / "joined", line) == [("confirmed", 2)]
     said, heavy = on_a_device(tmp_path / "home", "pushing", {"range": [1.0, 2.0]})
     assert said["push"] == pytest.approx([1.0], abs=1e-3)
     assert heavy == []
@@ -231,7 +250,7 @@ def test_a_foreign_recording_and_an_installed_line_become_lines_that_keep_the_co
     for name in ("foreign", "copied"):
         install(tmp_path / name, name)
         line = lines.find(name)
-        assert check_line(line, stretches=made_up(line, seconds=50 / line.model.rate_hz)) == []
+        assert check_line(line) == []
     assert [f.name for f in lines.find("foreign").features] == ["range", "estimate.push", "push"]
     assert [f.name for f in lines.find("copied").features] == ["state", "move", "label.move"]
 

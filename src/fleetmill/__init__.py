@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fleetmill.api.up import up
     from fleetmill.core.errors import FleetmillError
-    from fleetmill.core.line import Check, Episode, Feature, Judging, Line, ModelSpec, Port, Stretch, Trigger
+    from fleetmill.core.line import (
+        Check,
+        Episode,
+        Feature,
+        Judging,
+        Line,
+        ModelSpec,
+        Port,
+        Stretch,
+        TrainCommand,
+        Trigger,
+    )
     from fleetmill.demo.run import demo as run_demo
     from fleetmill.demo.run import make_plan as plan_demo
     from fleetmill.device.agent import open_agent
@@ -35,6 +46,7 @@ __all__ = [
     "Port",
     "Settings",
     "Stretch",
+    "TrainCommand",
     "Trigger",
     "check_line",
     "find_line",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fleetmill.core.line import Line
 from fleetmill.core.plain import build
+from fleetmill.core.split import BY_TIME
 from fleetmill.core.verdict import Verdict
 from fleetmill.home import Home
 from fleetmill.judge import outside, people
@@ -24,11 +25,15 @@ class Waiting:
     hours: float | None  # until it turns with what there is; None: it does not
     approval: str  # digest of the model that a person must decide on; "": none
     turns_left: bool  # False: the settings ask for no more turns
+    trains: bool = True  # False: models come from elsewhere
+    unlabelled: bool = False  # no row of what came in can be learned from as long as nobody labels it
     benches: tuple[str, ...] = ()  # that owe a scorecard
     tried: tuple[str, str] = ("", "")  # digests of the model that they must try, and of the one to pair it with
 
     def sentence(self) -> str:
         """In one line."""
+        if not self.trains and not self.benches and not self.approval:
+            return "trains elsewhere, and judges what it is given: fleetmill model add FILE.onnx"
         if not self.turns_left:
             return "all turns that the settings ask for are done"
         if self.benches:
@@ -36,6 +41,8 @@ class Waiting:
             return f"bench {', '.join(self.benches)} must try {mine} against {other}: fleetmill scorecard add FILE.json"
         if self.approval:
             return f"a person must decide: fleetmill approve|refuse {self.approval[:12]} --as NAME --reason TEXT"
+        if self.unlabelled:
+            return "waits for labels, no row of what came in can be learned from: fleetmill labels import FILE"
         if self.sessions <= 0:
             return "due now"
         owing = ", ".join(f"{name} {n}" for name, n in self.missing[:6])
@@ -55,6 +62,8 @@ def waiting(home: Home, line: Line) -> Waiting:
         hours=_hours_left(home, line),
         approval=approval(home, line),
         turns_left=not asked.turns or turns(home, line) < asked.turns,
+        trains=asked.trains,
+        unlabelled=_is_unlabelled(home, line),
         benches=benches,
         tried=(tried[0], tried[1]),
     )
@@ -62,6 +71,8 @@ def waiting(home: Home, line: Line) -> Waiting:
 
 def is_due(home: Home, line: Line) -> bool:
     """Enough sessions are here, or the first of them has waited long enough and there is something to learn from."""
+    if not home.settings.line(line.name).trains:
+        return False
     left = _hours_left(home, line)
     overdue = left is not None and left <= 0 and _has_rows_to_learn(home, line)
     return sessions_wanted(home, line) <= 0 or overdue
@@ -71,11 +82,12 @@ def sessions_wanted(home: Home, line: Line) -> int:
     """How many more closed sessions the next turn wants; 0 or less: enough.
 
     As many new ones as ``turn_when.sessions`` says. Where it says nothing: all that the campaign asked of every
-    enrolled device, or one where there is no campaign.
+    enrolled device; where there is no campaign, one, or none when labels came in from outside.
     """
     new, asked = len(arrived(home, line)), home.settings.line(line.name)
     if asked.turn_when.sessions or asked.campaign is None:
-        return max((asked.turn_when.sessions or 1) - new, int(not _has_rows_to_learn(home, line)))
+        wanted = asked.turn_when.sessions or int(not _labels_came(home, line))
+        return max(wanted - new, int(not _has_rows_to_learn(home, line)))
     return max(sum(missing(home, line).values()), 1 - new)
 
 
@@ -124,8 +136,10 @@ def lines_in_use(home: Home) -> list[str]:
 
 
 def to_examine(home: Home, line: Line) -> Fact | None:
-    """The oldest model that was made elsewhere and not judged yet, once there is a dataset to judge it with."""
-    return elsewhere.waiting(home.ledger, line.name) if last_turn(home, line) else None
+    """The oldest model that was made elsewhere and not judged yet, once there is something to judge it with."""
+    trains = home.settings.line(line.name).trains
+    ready = last_turn(home, line) if trains else arrived(home, line) or last_turn(home, line)
+    return elsewhere.waiting(home.ledger, line.name) if ready else None
 
 
 def turns(home: Home, line: Line) -> int:
@@ -149,6 +163,23 @@ def arrived(home: Home, line: Line) -> list[Fact]:
     return [f for f in home.ledger.read(kind="session", after=since) if f.record["manifest"]["line"] == line.name]
 
 
+def _is_unlabelled(home: Home, line: Line) -> bool:
+    """Whether each session was cut and gave nothing, and no label came in since."""
+    if not any(f.kind == "label" for f in line.features):
+        return False
+    cut = [f for f in home.ledger.read(kind="refined") if f.record["line"] == line.name]
+    since = cut[-1].seq if cut else 0
+    came = any(f.record["line"] == line.name for f in home.ledger.read(kind="labels", after=since))
+    return bool(cut) and not came and not any(f.record["episodes"] for f in cut)
+
+
+def _labels_came(home: Home, line: Line) -> bool:
+    """Whether labels came in from outside after the last turn learned."""
+    turns_of = [f.seq for f in home.ledger.read(kind="turn_learned") if f.record["line"] == line.name]
+    since = max(turns_of, default=0)
+    return any(f.record["line"] == line.name for f in home.ledger.read(kind="labels", after=since))
+
+
 def _hours_left(home: Home, line: Line) -> float | None:
     """Until the oldest session that no turn took has waited as long as the settings allow."""
     hours, new = home.settings.line(line.name).turn_when.hours, arrived(home, line)
@@ -159,4 +190,5 @@ def _hours_left(home: Home, line: Line) -> float | None:
 
 def _has_rows_to_learn(home: Home, line: Line) -> bool:
     """Whether any closed session is there to train on: the first of a device may be one that is held out."""
-    return "train" in home.books.roles(line.name).values()
+    roles = set(home.books.roles(line.name).values())
+    return bool(roles & {"train", BY_TIME})  # the earliest of what time splits trains

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from typing import Any
 
-from fleetmill import due
+from fleetmill import due, forecasts
 from fleetmill.core.dataset import DatasetVersion
 from fleetmill.core.errors import NotFoundError
 from fleetmill.core.fleet import Campaign
@@ -61,16 +61,9 @@ def turn(home: Home, line: Line, *, progress: Progress = lambda step, of, metric
     if begun is None:
         return None
     number, sessions, champion = begun
-    before = due.last_turn(home, line)
-    dataset = refine.run(
-        home.ledger,
-        home.books,
-        home.blobs,
-        line,
-        sessions,
-        parent=before.record["dataset"] if before else "",
-    )
+    dataset = cut(home, line, number, sessions)
     candidate = learn(home, line, dataset, champion, progress)
+    _settle(home, line, number, dataset)
     verdict = prove(home, line, dataset.digest, candidate, champion, number)
     observe.note_cost(home.ledger, line, turn=number, cpu_seconds=cpu_seconds_here() - used)
     if due.awaited(home, line):
@@ -85,6 +78,7 @@ def turn(home: Home, line: Line, *, progress: Progress = lambda step, of, metric
         release=released.counter if released else 0,
         sign=home.repository.sign_statement,
     )
+    foretell(home, line)
     record = {
         "line": line.name,
         "turn": number,
@@ -100,10 +94,12 @@ def turn(home: Home, line: Line, *, progress: Progress = lambda step, of, metric
 def examine(home: Home, line: Line) -> Verdict | None:
     """Judge the oldest model that was made elsewhere, and ship it when it is accepted: like our own, without a turn.
 
-    None: there is none, a turn is open, or a bench or a person must speak first.
+    None: there is none, a turn is open, there is nothing to judge it with, or a bench or a person must speak first.
     """
     entered = due.to_examine(home, line)
     if entered is None or due.awaited(home, line) or _is_open(home, line):
+        return None
+    if not home.settings.line(line.name).trains and not _teaches(home, line, inbox.sessions(home.ledger, line.name)):
         return None
     begun = _begin_examination(home, line, entered.key)
     candidate = trainer.model(home.ledger, entered.record["model"])
@@ -115,6 +111,7 @@ def examine(home: Home, line: Line) -> Verdict | None:
     asked = (c for _, c in release.campaigns(home.ledger, line.name))
     running = next((c for c in asked if c.number == begun["campaign"]), None)
     released = ship(home, line, candidate, verdict, number, running)
+    foretell(home, line)
     record = {
         "line": line.name,
         "model": candidate.digest,
@@ -126,7 +123,9 @@ def examine(home: Home, line: Line) -> Verdict | None:
 
 
 def begin(home: Home, line: Line) -> tuple[int, list[Session], ModelVersion | None] | None:
-    """The turn's number, the sessions that it takes and the champion that it challenges; None: too little arrived.
+    """The turn's number, the sessions that it takes and the champion that it challenges.
+
+    None: too little arrived, or nothing in it can be learned from before somebody labels it.
 
     All three are fixed by the turn's first fact, so that a turn which was killed after its release went out does not
     challenge itself.
@@ -135,13 +134,14 @@ def begin(home: Home, line: Line) -> tuple[int, list[Session], ModelVersion | No
     try:
         record = home.ledger.get("turn_begun", f"{line.name}/{number}").record
     except NotFoundError:
-        if not due.is_due(home, line):
+        arrived = inbox.sessions(home.ledger, line.name)
+        if not due.is_due(home, line) or not _teaches(home, line, arrived):
             return None
         champion = release.champion(home.ledger, line.name)
         record = {
             "line": line.name,
             "turn": number,
-            "sessions": sorted(s.key for s in inbox.sessions(home.ledger, line.name)),
+            "sessions": sorted(s.key for s in arrived),
             "missing": due.missing(home, line),
             "champion": champion.model if champion else "",
         }
@@ -149,6 +149,18 @@ def begin(home: Home, line: Line) -> tuple[int, list[Session], ModelVersion | No
     taken, digest = set(record["sessions"]), record["champion"]
     closed = inbox.sessions(home.ledger, line.name)
     return number, [s for s in closed if s.key in taken], trainer.model(home.ledger, digest) if digest else None
+
+
+def cut(home: Home, line: Line, number: int, sessions: list[Session]) -> DatasetVersion:
+    """The turn's dataset version. Once something was learned from it, it stays, whatever labels come in meanwhile."""
+    try:
+        known = home.ledger.get("turn_learned", f"{line.name}/{number}").record["dataset"]
+        return refine.version(home.ledger, known)
+    except NotFoundError:
+        pass
+    before = due.last_turn(home, line)
+    parent = before.record["dataset"] if before else ""
+    return refine.run(home.ledger, home.books, home.blobs, line, sessions, parent=parent)
 
 
 def learn(
@@ -230,6 +242,12 @@ def ship(
     )
 
 
+def foretell(home: Home, line: Line) -> None:
+    """What the model in the field says of each device's next time, for those who run none; see `forecasts`."""
+    if line.forecast is not None:
+        forecasts.look(home, line)
+
+
 def next_campaign(home: Home, line: Line, number: int) -> Campaign | None:
     """The campaign with that number, as the settings ask for it; None when they ask for none (any more)."""
     settings = home.settings.line(line.name)
@@ -257,6 +275,16 @@ def start(home: Home, line: Line) -> None:
         release.ask(home.ledger, home.blobs, home.repository, line, first, now_ns=home.clock())
 
 
+def _teaches(home: Home, line: Line, sessions: list[Session]) -> bool:
+    return refine.rows_to_learn(home.ledger, home.books, home.blobs, line, sessions) > 0
+
+
+def _settle(home: Home, line: Line, number: int, dataset: DatasetVersion) -> None:
+    """Fix what an open turn is about: it may wait for a bench or a person while labels come in."""
+    record = {"line": line.name, "turn": number, "dataset": dataset.digest}
+    home.ledger.append([Draft(kind="turn_learned", key=f"{line.name}/{number}", record=record)])
+
+
 def _parent(home: Home, line: Line, champion: ModelVersion | None) -> str:
     """What training goes on from: the champion, or where that was made elsewhere the last release that was ours."""
     if champion is None or champion.run:
@@ -271,18 +299,26 @@ def _is_open(home: Home, line: Line) -> bool:
     return len(begun) > due.turns(home, line)
 
 
+def _to_judge_with(home: Home, line: Line) -> str:
+    """Digest of the last turn's dataset version; where nothing is trained here, of one of all that has arrived."""
+    last = due.last_turn(home, line)
+    if last is not None and home.settings.line(line.name).trains:
+        return str(last.record["dataset"])
+    sessions = inbox.sessions(home.ledger, line.name)
+    return refine.run(home.ledger, home.books, home.blobs, line, sessions).digest
+
+
 def _begin_examination(home: Home, line: Line, key: str) -> dict[str, Any]:
     """What the entered model is judged against and with: fixed by the first fact, like a turn's champion."""
     try:
         return dict(home.ledger.get("examination", key).record)
     except NotFoundError:
         pass
-    last, champion = due.last_turn(home, line), release.champion(home.ledger, line.name)
-    assert last is not None  # `due.to_examine` gives nothing before the first turn
+    champion = release.champion(home.ledger, line.name)
     record = {
         "line": line.name,
-        "dataset": last.record["dataset"],
+        "dataset": _to_judge_with(home, line),
         "champion": champion.model if champion else "",
-        "campaign": int(last.record["turn"]) + 1,
+        "campaign": due.turns(home, line),
     }
     return dict(home.ledger.append([Draft(kind="examination", key=key, record=record)])[0].record)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fleetmill.core.errors import InvalidInputError, NotFoundError
-from fleetmill.core.line import Episode, Line, Policy, Tally
+from fleetmill.core.line import Array, Episode, Line, Policy, Tally
 from fleetmill.core.model import ModelVersion
 from fleetmill.home import Home
 from fleetmill.judge.gate import finite
@@ -20,6 +20,9 @@ from fleetmill.release import publish as release
 from fleetmill.seams.runtime import policies
 from fleetmill.train import trainer
 
+_RUN = 24  # frames without a picture are known again by so many in a row: single numbers are equal by chance
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionScore:
@@ -28,7 +31,7 @@ class SessionScore:
     session: str
     frames: int
     metrics: Mapping[str, float]
-    known_frames: int  # frames that the factory has refined before, by their digests
+    known_frames: int  # frames that the factory has refined before, by the digests of what was observed
     known_source: bool  # the very same session was imported before
     roles: tuple[str, ...]  # what the factory used the known frames for
 
@@ -65,10 +68,10 @@ def score(home: Home, line: Line, model: str, path: Path) -> Score:
     policy = policies(line, home.runtime, {"model.onnx": file}, what=f"model {version.digest[:12]}")
     known = _Known(home, line)
     scored: list[tuple[SessionScore, list[Tally]]] = []
-    for converted, episodes in _episodes(line, path):
+    for converted, episodes in recorded(line, path):
         tallies, frames = _tallies(line, policy, episodes), [stages.frame_digests(line, e) for e in episodes]
         if tallies:
-            scored.append((_session(line, known, converted, tallies, np.concatenate(frames)), tallies))
+            scored.append((_session(line, known, converted, tallies, frames), tallies))
     if not scored:
         raise InvalidInputError(f"{path}: no session holds an episode of line {line.name}")
 
@@ -106,26 +109,52 @@ def find_model(home: Home, line: Line, name: str) -> ModelVersion:
 
 
 class _Known:
-    """What the factory has refined: frame digests by role, and the digests of imported sessions."""
+    """What the factory has refined: runs of frames by role, and the digests of imported sessions.
+
+    A frame is known when it stands in a run of frames that was refined in just that order. A picture is a run of its
+    own; where a line observes numbers alone a run is `_RUN` frames, or the whole of a shorter episode.
+    """
 
     def __init__(self, home: Home, line: Line) -> None:
+        pictured = any(f.kind == "observation" and len(f.shape) == 3 for f in line.features)
+        self._length = 1 if pictured else _RUN
         roles = home.books.roles(line.name)
-        self._frames: dict[str, set[int]] = {}
+        found: dict[str, list[Array]] = {}
         for fact in home.ledger.read(kind="refined"):
             if fact.record["line"] == line.name:
                 held = np.frombuffer(home.blobs.get(fact.record["frames"]), np.uint64)
-                self._frames.setdefault(roles.get(fact.record["session"], "train"), set()).update(held.tolist())
+                edges = np.cumsum([place["rows"] for place in fact.record["episodes"]])[:-1]
+                runs = [_runs(part, self._length) for part in np.split(held, edges)]
+                found.setdefault(roles.get(fact.record["session"], "train"), []).extend(runs)
+        self._runs = {role: np.unique(np.concatenate(runs)) for role, runs in found.items()}
         manifests = (f.record["manifest"] for f in home.ledger.read(kind="session"))
         self.sources = {m["source"] for m in manifests if m["source"]}
 
-    def roles(self, frames: set[int]) -> tuple[int, tuple[str, ...]]:
-        """(how many of the frames were refined before, in which roles)."""
-        found = {role: frames & held for role, held in self._frames.items()}
-        union: set[int] = set().union(*found.values()) if found else set()
-        return len(union), tuple(sorted(role for role, hits in found.items() if hits))
+    def roles(self, episodes: Sequence[Array]) -> tuple[int, tuple[str, ...]]:
+        """(how many frames of these episodes were refined before, in which roles)."""
+        number, roles = 0, set()
+        for frames in episodes:
+            known = np.zeros(len(frames), bool)
+            runs = _runs(frames, self._length)
+            for role, held in self._runs.items():
+                hits = np.flatnonzero(np.isin(runs, held))
+                known[(hits[:, np.newaxis] + np.arange(len(frames) - len(runs) + 1)).reshape(-1)] = True
+                roles |= {role} if len(hits) else set()
+            number += int(known.sum())
+        return number, tuple(sorted(roles))
 
 
-def _episodes(line: Line, path: Path) -> Iterator[tuple[imports.Converted, list[Episode]]]:
+def _runs(frames: Array, length: int) -> Array:
+    """uint64: names each run of `length` frames, or all of them where they are fewer; (T,) -> (T - length + 1,)."""
+    size = min(length, len(frames))
+    found = np.full(len(frames) - size + 1 if size else 0, size, np.uint64)
+    for at in range(size):
+        found = found * _ODD + frames[at : at + len(found)]  # modulo 2^64
+    return found
+
+
+def recorded(line: Line, path: Path) -> Iterator[tuple[imports.Converted, list[Episode]]]:
+    """Each session in the files at `path`, and its episodes, cut as the factory would; nothing is entered."""
     for converted in imports.convert(path, line, device="score"):
         session = converted.session(0)
         held = {clip.ref.digest: clip.data for clip in converted.clips}
@@ -141,12 +170,12 @@ def _tallies(line: Line, policy: Policy, episodes: list[Episode]) -> list[Tally]
 
 
 def _session(
-    line: Line, known: _Known, converted: imports.Converted, tallies: list[Tally], frames: np.ndarray
+    line: Line, known: _Known, converted: imports.Converted, tallies: list[Tally], frames: Sequence[Array]
 ) -> SessionScore:
-    number, roles = known.roles(set(frames.tolist()))
+    number, roles = known.roles(frames)
     return SessionScore(
         session=converted.name,
-        frames=len(frames),
+        frames=sum(map(len, frames)),
         metrics=finite(line.judging.metrics(tallies)),
         known_frames=number,
         known_source=converted.source in known.sources,

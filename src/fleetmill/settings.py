@@ -40,6 +40,7 @@ class LineSettings:
 
     turn_when: TurnWhen = field(default_factory=TurnWhen)  # when it turns by itself
     turns: int = 0  # stop turning after so many; 0: never
+    trains: bool = True  # false: nothing is trained here; models that were made elsewhere are judged and released
     approval: str = "none"  # required: what the gate accepted goes out when a person has said yes
     campaign: CampaignSettings | None = None  # None: devices are asked nothing; recordings come as imports
     first_campaign: CampaignSettings | None = None  # of turn 0, before there is a model

@@ -13,7 +13,7 @@ import pytest
 from fleetmill.findings import rule
 
 MODULES = (
-    "findings.rule", "findings.letters", "findings.failures", "receipts.moment", "api.findings",
+    "findings.rule", "findings.letters", "findings.failures", "core.moment", "api.findings",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fleetmill import check_line, loop
+from fleetmill.core import canonical
 from fleetmill.core.errors import EngineError, InvalidInputError, LineError
 from fleetmill.core.line import TrainCommand
 from fleetmill.core.model import Run
@@ -119,6 +120,21 @@ def test_a_command_trains_what_the_function_would_and_its_run_says_so(home, tmp_
     assert one["command"] == two["command"]
     assert two["parent"] == first.candidate.digest
     assert list(home.runs.iterdir()) == []  # what is over leaves nothing behind
+
+
+def test_why_tells_the_words_and_the_environment_of_a_command(home, tmp_path, program, capsys):
+    from fleetmill.cli.learned import _print_why
+    from fleetmill.receipts.why import why
+
+    line = program(TRAINER, environment_digest="e" * 64)
+    bring(home, tmp_path, range(4))
+    found = why(home.ledger, loop.turn(home, line).candidate.digest)
+    (training,) = found.descent
+
+    assert training.command == canonical.digest(list(line.train.words))
+    assert training.environment == "e" * 64
+    _print_why(found)
+    assert f"by a command, words {training.command[:12]}, environment {'e' * 64}" in capsys.readouterr().out
 
 
 def test_a_command_never_sees_what_is_held_out(home, tmp_path, program):

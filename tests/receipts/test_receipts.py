@@ -14,11 +14,11 @@ from finished import NAMES, copied, settings
 from fleetmill import receipts
 from fleetmill.core.errors import FleetmillError, InvalidInputError, NotFoundError
 from fleetmill.core.model import ModelVersion, Run
+from fleetmill.core.moment import iso, read_moment
 from fleetmill.core.plain import plain
 from fleetmill.home import open_home
 from fleetmill.receipts import check
 from fleetmill.receipts.fate import UNREPORTED, Forward, fate, named
-from fleetmill.receipts.moment import iso, read_moment
 from fleetmill.receipts.standing import running
 from fleetmill.receipts.why import Backward, find, why
 from fleetmill.receive import roll

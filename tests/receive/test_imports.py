@@ -14,11 +14,14 @@ from mcap.writer import Writer
 
 from fleetmill.core import wire
 from fleetmill.core.errors import ConflictError, InvalidInputError
+from fleetmill.core.ids import sha256
 from fleetmill.core.line import UNREADABLE, Files, Foreign, Importer, Message
 from fleetmill.core.recording import RecordingInfo
 from fleetmill.home import Home, init_home, open_home
-from fleetmill.receive import imports
+from fleetmill.lines import find
+from fleetmill.receive import imports, roll
 from fleetmill.seams import recordings
+from fleetmill.seams.ledger import Draft
 from fleetmill.settings import Settings
 from fleetmill.testing import Clock, tiny_file, tiny_line
 
@@ -204,3 +207,110 @@ def test_one_drive_counts_once_whatever_it_is_called(home, tmp_path):
     assert home.ledger.head() == before
     assert bring(home, tmp_path / "a.tiny.json", device="car-0")  # the very same again changes nothing
     assert home.ledger.head() == before
+
+
+def table(hours: int, *, first: int = 0) -> str:
+    rows = [f"2024-05-{1 + h // 24:02} {h % 24:02}:00:00,{100 + h % 7}" for h in range(first, hours)]
+    return "\n".join(["date_time,volume", *rows]) + "\n"
+
+
+@pytest.mark.parametrize("name", ["traffic", "machine_alarm"])
+def test_a_table_that_grew_inside_a_session_is_refused_with_the_rows_to_give_and_these_come_in(home, tmp_path, name):
+    line = find(name)
+    path = tmp_path / "street.csv"
+    text = table(40).replace("date_time,volume", "time,value")
+    path.write_text(text)
+    (first,) = bring(home, path, line=line)
+    before = home.ledger.head()
+
+    path.write_text(table(60).replace("date_time,volume", "time,value"))
+    with pytest.raises(ConflictError) as refused:
+        bring(home, path, line=line)
+    (said,) = str(refused.value).splitlines()
+    assert "came in before and ended at 2024-05-02T16:00:00Z; this file goes on inside it until" in said
+    assert "give a file with only the rows from 2024-05-02T16:00:00Z on" in said
+    assert home.ledger.head() == before
+
+    path.write_text(table(60, first=40).replace("date_time,volume", "time,value"))
+    (second,) = bring(home, path, line=line)
+    assert (second.start_ns, second.device) == (first.end_ns, first.device)
+    assert home.books.faults() == []
+
+
+def test_rows_that_overlap_another_session_are_refused_before_anything_is_entered(home, tmp_path):
+    line, path = find("traffic"), tmp_path / "street.csv"
+    path.write_text(table(40))
+    bring(home, path, line=line)
+    before = home.ledger.head()
+    path.write_text(table(60, first=30))
+
+    with pytest.raises(ConflictError, match=r"T06: from 2024-05-02T06:00:00Z to .* is here with .*lies outside"):
+        bring(home, path, line=line)
+    assert home.ledger.head() == before
+
+
+def test_other_content_of_one_interval_is_refused_as_such(home, tmp_path):
+    line, path = find("traffic"), tmp_path / "street.csv"
+    path.write_text(table(40))
+    bring(home, path, line=line)
+    path.write_text(table(40).replace(",103", ",104"))
+
+    with pytest.raises(ConflictError, match="came in before with other content or tags, from 2024-05-01T00:00:00Z"):
+        bring(home, path, line=line)
+
+
+def engine(cycles, *, first=1):
+    rows = [" ".join(["1", str(c), *(f"{c * 0.1 + n:.2f}" for n in range(24))]) for c in range(first, cycles)]
+    return "\n".join(rows) + "\n"
+
+
+def test_the_rest_of_a_life_comes_in_as_a_session_of_its_own(home, tmp_path):
+    line, path = find("machine_life"), tmp_path / "test.txt"
+    path.write_text(engine(30))
+    (first,) = bring(home, path, line=line)
+    path.write_text(engine(50, first=30))
+    (second,) = bring(home, path, line=line)
+
+    assert (first.name, second.name) == ("life", "life-from-30")
+    assert second.start_ns == first.end_ns
+
+
+# -- roles ------------------------------------------------------------------------------------------------------------
+
+
+def test_devices_of_other_lines_do_not_change_which_device_is_held_out(tmp_path):
+    """The same machines, in a home of their own and in one where others were enrolled before and between them."""
+    line = replace(tiny_line, split="device")
+    found = []
+    for others in (False, True):
+        settings = Settings(home=tmp_path / f"home-{others}")
+        init_home(settings, now_ns=Clock()())
+        with open_home(settings, clock=Clock()) as home:
+            for nth in range(6):
+                if others:
+                    roll.invite(home.ledger, f"other-{nth}", line="other")
+                path = tmp_path / f"s{nth}.tiny.json"
+                path.write_bytes(tiny_file(nth))
+                bring(home, path, line=line, device=f"d{nth}")
+            found.append(home.books.roles("tiny"))
+            numbers = [d.number for d in roll.devices(home.ledger)]
+            assert numbers == ([1, 3, 5, 7, 9, 11] if others else list(range(6)))
+            places = [f.record.get("place") for f in home.ledger.read(kind="device")]
+            assert places == ([0, 1, 2, 3, 4, 5] if others else [None] * 6)
+
+    assert found[0] == found[1]
+    assert found[0]["d2/s2"] == "held_out"
+
+
+def test_a_device_that_was_enrolled_before_there_were_places_keeps_its_number(home):
+    record = {"name": "old", "number": 6, "line": "tiny", "hardware": "cpu", "public_key": "ab" * 32}
+    secret = "5e" * 16
+    invited = {"name": "old", "number": 6, "line": "tiny", "secret_sha256": sha256(secret.encode())}
+    home.ledger.append(
+        [Draft(kind="invited", key="old", record=invited), Draft(kind="device", key="old", record=record)]
+    )
+
+    again = roll.enrol(home.ledger, name="old", secret=secret, public_key="ab" * 32, hardware="cpu")
+    assert (again.place, again.nth) == (None, 6)
+    roll.invite(home.ledger, "new", line="tiny")
+    assert home.ledger.get("invited", "new").record["number"] == 1

@@ -219,7 +219,7 @@ def make_app(
     app.add_exception_handler(RequestValidationError, malformed)
     for method, path, name in _ROUTES:
         app.add_api_route(path, getattr(door, name), methods=[method], status_code=200 if method == "GET" else 201)
-    learned.include(app, home)
+    learned.include(app, home, find)
     pages.include(app, home, must_be_local)
     return app
 

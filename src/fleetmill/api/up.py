@@ -98,7 +98,7 @@ def _turn(home: Home, line: Line) -> None:
             extra={
                 "candidate": examined.candidate,
                 "decision": examined.decision,
-                "reasons": [r.sentence() for r in examined.reasons],
+                "reasons": list(examined.sentences()),
             },
         )
     if asked.turns and due.turns(home, line) >= asked.turns:
@@ -113,7 +113,7 @@ def _turn(home: Home, line: Line) -> None:
                 "dataset": turned.dataset.digest,
                 "candidate": turned.candidate.digest,
                 "release": turned.release.counter if turned.release else 0,
-                "reasons": [r.sentence() for r in turned.verdict.reasons],
+                "reasons": list(turned.verdict.sentences()),
                 "seconds": round(time.monotonic() - began, 1),
             },
         )

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from fleetmill.cli import asked, deciding, devices, factory, keeping, learned, lines, showing
+from fleetmill.cli import asked, datasets, deciding, devices, factory, keeping, labels, learned, lines, showing, telling
 from fleetmill.core.errors import last_words
 
 
@@ -32,7 +32,9 @@ app = typer.Typer(
 )
 app.add_typer(devices.app, name="device")
 app.add_typer(lines.new_app, name="line")
-for part in (showing, factory, asked, learned, deciding, keeping, lines):
+app.add_typer(labels.app, name="labels")
+app.add_typer(datasets.app, name="dataset")
+for part in (showing, factory, asked, learned, telling, deciding, keeping, lines):
     app.add_typer(part.app)
 
 

@@ -53,6 +53,10 @@ def device_run(
     simulator_log: Annotated[
         Path | None, typer.Option(help="Where the simulated machine itself notes what it lived, for the audit.")
     ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(help="Live the MCAP recordings in this folder, one a session, instead of the line's world."),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Do what can be done now, then end.")] = False,
     log_level: Annotated[
         str, typer.Option(envvar="FLEETMILL_LOG_LEVEL", help="debug, info, warning or error.")
@@ -70,11 +74,13 @@ def device_run(
     from fleetmill.demo.meter import metered
     from fleetmill.device.agent import open_agent
     from fleetmill.device.enrolment import checked_address, enrol, read_enrolled, read_token
+    from fleetmill.device.replay import Recordings
     from fleetmill.lines import find
 
     logs.set_up(log_level, log_file)
     found = find(line)
-    world = metered(found.world, simulator_log) if found.world and simulator_log else None
+    world = Recordings(line=found, folder=replay) if replay else found.world
+    world = metered(world, simulator_log) if world and simulator_log else world
     if token is not None:
         with httpx.Client(base_url=checked_address(factory), timeout=30.0) as client:
             enrol(device_home, read_token(token), factory=factory, hardware=hardware, client=client)

@@ -144,8 +144,8 @@ def turn(line: LineOption, home: HomeOption = None, as_json: JsonOption = False)
 
 def _tell(what: str, verdict: Verdict) -> None:
     typer.echo(f"{what}: {verdict.decision.replace('_', ' ')}")
-    for reason in verdict.reasons:
-        typer.echo(f"  {reason.sentence()}")
+    for reason in verdict.sentences():
+        typer.echo(f"  {reason}")
 
 
 @app.command()

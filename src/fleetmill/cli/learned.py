@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fleetmill.findings.published import Published
     from fleetmill.home import Home
     from fleetmill.receipts.check import Checked
+    from fleetmill.receipts.dataset import LabelsUsed, Made
     from fleetmill.receipts.fate import Fate, Held, Reached
     from fleetmill.receipts.why import Owed, Why
 
@@ -58,7 +59,9 @@ def findings(
 
 @app.command()
 def why(
-    model: Annotated[str, typer.Argument(help="champion, a release number, or a digest or its first 6 digits.")] = "",
+    model: Annotated[
+        str, typer.Argument(help="champion, a release number, or the digest of a model or dataset, or 6 digits of it.")
+    ] = "",
     line: OneLine = None,
     check_all: Annotated[
         bool, typer.Option("--check-all", help="Compare why and fate for every model and interval; exit code 1 if not.")
@@ -66,9 +69,10 @@ def why(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print everything that a model came from, down to the seconds that it learned from."""
+    """Print everything that a model came from, down to the seconds that it learned from; or what is in a dataset."""
     from fleetmill.home import open_home
     from fleetmill.receipts import check
+    from fleetmill.receipts import dataset as datasets
     from fleetmill.receipts import why as receipts
     from fleetmill.settings import read_settings
 
@@ -77,6 +81,9 @@ def why(
     with open_home(read_settings(home=home), own=False) as opened:
         if check_all:
             checked = check.check_all(opened)
+        elif dataset := datasets.find(opened.ledger, model):
+            _print_made(datasets.why(opened.ledger, dataset), as_json)
+            return
         else:
             found = receipts.why(opened.ledger, receipts.find(opened.ledger, model, line))
     if check_all:
@@ -96,9 +103,9 @@ def fate(
     as_json: JsonOption = False,
 ) -> None:
     """Print what became of an interval of a device: where it is, and which datasets, models and devices it reached."""
+    from fleetmill.core.moment import read_moment
     from fleetmill.home import open_home
     from fleetmill.receipts import fate as receipts
-    from fleetmill.receipts.moment import read_moment
     from fleetmill.settings import read_settings
 
     with open_home(read_settings(home=home), own=False) as opened:
@@ -201,6 +208,10 @@ def _print_why(found: Why) -> None:
             for t in found.descent
         ],
     )
+    for t in found.descent:
+        if t.command:
+            named = t.environment or "nobody named it"
+            typer.echo(f"training {t.model[:12]}: by a command, words {t.command[:12]}, environment {named}")
     for verdict in standing.verdicts:
         typer.echo(f"verdict of turn {verdict.turn}: {verdict.decision} (fact {verdict.fact})")
         for reason in (*verdict.reasons, *((verdict.decided,) if verdict.decided else ())):
@@ -210,8 +221,30 @@ def _print_why(found: Why) -> None:
     out = ", ".join(f"{r.counter} (fact {r.fact})" for r in standing.releases)
     typer.echo(f"releases: {out or 'none'}")
     typer.echo(f"runs now on: {', '.join(standing.running) or 'no device'}")
+    _print_labels(found.labels)
     _print_owed("learned from", found.learned_from)
     _print_owed("judged on", found.judged_on)
+
+
+def _print_made(made: Made, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(plain(made)))
+        return
+    typer.echo(f"dataset {made.dataset} of line {made.line} (fact {made.fact})")
+    typer.echo(f"version of cut {made.line_version}; parent: {made.parent[:12] or 'none'}")
+    for share in made.shares:
+        by = ", ".join(f"{rows} labelled by {source}" for source, rows in share.sources.items())
+        typer.echo(f"{share.role}: {share.rows} rows of {share.sessions} sessions{f', {by}' if by else ''}")
+    _print_labels(made.labels)
+    typer.echo(f"taught: {', '.join(m[:12] for m in made.models) or 'no model'}")
+
+
+def _print_labels(used: tuple[LabelsUsed, ...]) -> None:
+    for labels in used:
+        typer.echo(
+            f"labels {labels.digest[:12]} by {', '.join(labels.sources)} ({labels.format}, file {labels.file[:12]}): "
+            f"{', '.join(labels.roles)}, {labels.sessions} sessions (fact {labels.fact})"
+        )
 
 
 def _print_owed(title: str, owed: tuple[Owed, ...]) -> None:
@@ -239,7 +272,7 @@ def _print_owed(title: str, owed: tuple[Owed, ...]) -> None:
 
 
 def _print_fate(found: Fate) -> None:
-    from fleetmill.receipts.moment import iso
+    from fleetmill.core.moment import iso
 
     typer.echo(f"{found.device}, {iso(found.start_ns)} to {iso(found.end_ns)}")
     table(

@@ -76,7 +76,9 @@ def line_new(
         return
     for path in written:
         typer.echo(path)
-    typer.echo(f"line {name} is written. Next: pip install -e {folder} && pytest {folder}; then see {folder}/README.md")
+    typer.echo(
+        f"line {name} is written. Next: pip install -e '{folder}[test]', pytest {folder}; then see {folder}/README.md"
+    )
 
 
 def _source(recording: Path | None, table: Path | None, line: str | None, time: str) -> Source:

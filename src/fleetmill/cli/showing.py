@@ -16,17 +16,23 @@ app = typer.Typer()
 
 @app.command()
 def demo(
-    line: Annotated[str | None, typer.Option("--line", help="A line with a simulated fleet.")] = None,
+    line: Annotated[
+        str | None, typer.Option("--line", help="A line with a world, or with recordings to replay.")
+    ] = None,
     generations: Annotated[int | None, typer.Option(help="How often the loop turns.")] = None,
     fleet: Annotated[int | None, typer.Option("--devices", help="Number of devices, 3 to 99.")] = None,
     seed: Annotated[int, typer.Option(help="Of training, gate and the fleet's worlds; 0 to 89.")] = 0,
     labels: Annotated[str, typer.Option(help="oracle (the expert relabels) or driver (what he did).")] = "oracle",
+    sessions: Annotated[int | None, typer.Option(help="Sessions of each device in a generation.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Recordings that the fleet of a line without world replays. [made up]")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for everything. [demo-LINE-SEED]")] = None,
     calm: Annotated[bool, typer.Option("--calm", help="Leave the accidents and attacks out.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Two generations in about a minute.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a factory and a simulated fleet on this machine: the loop turns, the fleet gets better, a report says so."""
+    """Run a factory and a fleet, simulated or replayed, on this machine: the loop turns, a report says what came."""
     from fleetmill.demo import run
     from fleetmill.demo.picture import sentence
 
@@ -40,6 +46,8 @@ def demo(
         folder=out,
         quick=quick,
         calm=calm,
+        data=data,
+        sessions=sessions,
     )
     found = run.demo(plan, say=say)
     if as_json:
@@ -84,12 +92,13 @@ def report(
 def _generations(found: dict[str, Any]) -> None:
     metric, rows = found["metric"], []
     names = [n for n in found["control"] if n not in (metric, "ci_low", "ci_high", "generation")]
-    for g in [*found["generations"], found["control"]]:
-        last = g is found["control"]
+    sides = {name: found[name] for name in ("control", "baseline") if name in found}
+    for name, g in [*((str(g["generation"]), g) for g in found["generations"]), *sides.items()]:
+        last = name in sides
         share = 0 if last else 100 * g["uploaded_bytes"] / max(g["recorded_bytes"], 1)
         rows.append(
             [
-                "control" if last else str(g["generation"]),
+                name,
                 f"{g[metric]:.3g}",
                 f"{g['ci_low']:.3g} to {g['ci_high']:.3g}",
                 *(f"{g.get(n, 0):.3g}" for n in names),

@@ -21,7 +21,7 @@ def drive(world: World, policy: Policy | None, *, steps: int) -> Iterator[Moment
     """Live until the world is done, at most `steps` instants.
 
     A moment is given *before* it is acted on: the caller may make it durable first. The safety driver's action wins
-    over the model's; without a model the expert (`Step.label`) drives.
+    over the model's; without a model the expert (`Step.label`) drives, or nobody where nothing is acted on.
     """
     if policy is not None:
         policy.reset()
@@ -36,5 +36,5 @@ def drive(world: World, policy: Policy | None, *, steps: int) -> Iterator[Moment
 
 
 def expert(step: Step) -> Frame:
-    """The expert's action under the action's own names: ``label.steer`` becomes ``steer``."""
-    return {name.removeprefix("label."): value for name, value in step.label.items()}
+    """The expert's action under the action's own names: ``label.steer`` becomes ``steer``. None in a replay."""
+    return {} if not step.acts else {name.removeprefix("label."): value for name, value in step.label.items()}

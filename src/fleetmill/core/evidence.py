@@ -19,6 +19,7 @@ from fleetmill.core.line import Metrics
 
 Trial = TypeVar("Trial")  # a tally, or all tallies of one session
 RESAMPLES = 1000
+LEAST_TRIALS = 3  # fewer prove nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,10 +75,24 @@ def interval(
     metric: str, tallies: Sequence[Trial], pool: Callable[[Sequence[Trial]], Metrics], *, seed: int
 ) -> tuple[float, float, float]:
     """(value, low, high): a pooled metric with its 95 % bootstrap interval over trials."""
+    return intervals(tallies, lambda chosen: {metric: pool(chosen)[metric]}, seed=seed)[metric]
+
+
+def intervals(
+    tallies: Sequence[Trial],
+    pool: Callable[[Sequence[Trial]], Metrics],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> dict[str, tuple[float, float, float]]:
+    """The same of every metric, over the same resamples."""
     rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(tallies), (RESAMPLES, len(tallies)))
-    found = [pool([tallies[i] for i in draw])[metric] for draw in draws]
-    return pool(tallies)[metric], _rank(found, 0.025), _rank(found, 0.975)
+    draws = rng.integers(0, len(tallies), (resamples, len(tallies)))
+    found = [pool([tallies[i] for i in draw]) for draw in draws]
+    return {
+        metric: (value, _rank([f[metric] for f in found], 0.025), _rank([f[metric] for f in found], 0.975))
+        for metric, value in pool(tallies).items()
+    }
 
 
 def _ratio(a: float, b: float) -> float:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fleetmill.core import canonical
-from fleetmill.core.errors import IntegrityError, InvalidInputError, TooNewError
-from fleetmill.core.plain import build, plain
+from fleetmill.core.document import read_document
+from fleetmill.core.plain import plain
 
 TYPE, VERSION = "fleet.findings", 1
 KINDS = ("failures", "weak_slices", "drift", "unlike", "factory")  # in the order in which they are told
@@ -62,13 +62,4 @@ def read_findings(document: bytes, where: str) -> Findings:
         IntegrityError: it is none.
         TooNewError: a newer version wrote it.
     """
-    try:
-        value = canonical.loads(document)
-        found = build(Findings, value, where)
-    except InvalidInputError as error:
-        raise IntegrityError(f"{where}: is no document of findings ({error}). Restore the home from a copy") from error
-    if found.type != TYPE:
-        raise IntegrityError(f"{where}: is a {found.type!r}, expected {TYPE!r}. Restore the home from a copy")
-    if found.version > VERSION:
-        raise TooNewError(where, found=found.version, newest_known=VERSION)
-    return found
+    return read_document(Findings, document, where, type=TYPE, version=VERSION)

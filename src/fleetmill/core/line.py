@@ -152,6 +152,7 @@ class Step:
     takeover: Frame | None  # the safety driver's action while it holds the machine, else None
     events: Mapping[str, float]  # distance_m=1.44, off_road=1: summed up into the tally
     done: bool
+    acts: bool = True  # False: what is sent moves nothing (a recording is replayed), so no expert stands in either
 
 
 class World(Protocol):
@@ -185,6 +186,7 @@ class Check:
     limit: float  # absolute bound, or non-inferiority margin as a ratio
     slice: str | None = None  # None: all
     first: bool = True  # also asked of the first model of a line, which has no champion
+    forbids: tuple[str, ...] = ()  # sources of outside labels: with a held-out row by one of them it is not met
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,18 +252,38 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How a simulated fleet lives on this line: what `fleetmill demo` does, and nothing else reads."""
+    """How a simulated or replayed fleet lives on this line: what `fleetmill demo` does, and nothing else reads."""
 
     devices: int
     first: Round  # generation 0: no model yet, the expert drives
     then: Round
     headline: str  # the metric that the report is about
-    report_trials: int = 20
+    report_trials: int = 20  # worlds; in a replay: recorded sessions (of each device, where later time is held out)
     report_seconds: float = 20.0
     quick: tuple[int, int] = (2, 4)  # generations and devices of `demo --quick`
     shown: int = 0  # how much there is to see: `demo` shows the line with the most, `demo --quick` that with the least
     train: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     draw: Callable[[Step], Array] | None = None  # uint8 (H, W, 3) of an instant, for eyes; None: what a camera sees
+    # files by name as an importer of the line reads them, made up from a seed: what a fleet without world replays
+    sample: Callable[[int], Mapping[str, bytes]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What the champion tells beforehand for those who run no model, and how well it told once that is known.
+
+    `score` gets what was told, rows with the features of `tells` over what the model saw from `start_ns` on, and all
+    that the device has recorded since then, labels as they are known by now. None: nobody knows yet. It must not look
+    at what lies behind the interval of `due`, so that it does not matter when it is asked.
+    """
+
+    tells: tuple[str, ...]  # action features that are handed on
+    due: Callable[[int], tuple[int, int]]  # told at, ns -> [start, end) that must be recorded to score it
+    score: Callable[[Episode, Episode], Tally | None]  # (told, recorded since) -> what `judging.metrics` pools
+    # the one of `tells` that calls somebody, above 0.5: then every instant since the last look is told, else the newest
+    alarm: str = ""
+    # sessions that follow one another without a hole are one past to the model; else it begins anew, as on a device
+    across: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,3 +307,4 @@ class Line:
     version: int = 1  # of cut: part of the dataset fingerprint
     recipe: Recipe | None = None
     benches: tuple[str, ...] = ()  # outside benches that must each agree before an accepted model goes out
+    forecast: Forecast | None = None  # what the factory tells of each device's next time with the champion

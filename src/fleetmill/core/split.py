@@ -7,19 +7,22 @@ from typing import Literal
 
 Role = Literal["train", "validation", "held_out"]
 ROLES: tuple[Role, ...] = ("train", "validation", "held_out")
+Given = Literal["train", "validation", "held_out", "by_time"]
+BY_TIME: Given = "by_time"  # no role of its own: each dataset version's cut-off decides, see `in_time`
 
 
-def role(split: Literal["session", "device", "time"], *, device: int, session: int) -> Role:
-    """The role of a device's nth session, from enrolment number and the number in the device's own journal.
+def role(split: Literal["session", "device", "time"], *, device: int, session: int) -> Given:
+    """What a device's nth session is given, from the device's place on its line and the number in its own journal.
 
-    Independent of arrival order; a role is given once and never moves. For ``time`` everything trains until the cut-off
-    of a dataset version says otherwise: see `in_time`.
+    Both count from 0 and do not depend on arrival order; what is given never moves.
 
     >>> [role("session", device=0, session=n) for n in range(5)]
     ['train', 'train', 'held_out', 'train', 'validation']
+    >>> role("time", device=0, session=2)
+    'by_time'
     """
     if split == "time":
-        return "train"
+        return BY_TIME
     number = device + (session if split == "session" else 0)
     if number % 4 == 2:
         return "held_out"
@@ -31,7 +34,8 @@ def in_time(intervals: Mapping[str, tuple[int, int]]) -> dict[str, Role]:
 
     The cut-off is the start of a session that three quarters of them do not start after. A session that has anything
     later than it is held out whole, so nothing that trains is later than anything that is asked. More sessions make a
-    later cut-off: that is a new evaluation. Fewer than four sessions: all train, nothing can be proven.
+    later cut-off: that is a new evaluation. Fewer than four sessions: all train, nothing can be proven. None validates:
+    that would take the latest of what trains away from the training, and no line of ours chooses by it.
 
     >>> in_time({name: (at, at + 10) for at, name in zip(range(0, 40, 10), "abcd")})
     {'a': 'train', 'b': 'train', 'c': 'train', 'd': 'held_out'}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Decision = Literal["accepted", "held", "not_enough_evidence"]
+_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,13 +36,16 @@ class Reason:
     low: float
     high: float
     limit: float
-    rule: Literal["bound", "margin", "limit"]
+    rule: Literal["bound", "margin", "limit", "forbids"]  # forbids: `candidate` held-out rows are by a source
     pairs: int
     trials: str  # digest of both sides' tallies
     met: bool
 
     def sentence(self) -> str:
         """The reason in one line."""
+        if self.rule == "forbids":
+            said = "met" if self.met else "NOT MET"
+            return f"{said}: {self.candidate:.0f} held-out {self.metric}, and none may be"
         how = {"bound": "one-sided 97.5 % bound", "margin": "point estimate", "limit": "value"}[self.rule]
         sign = "below" if self.better == "lower" else "above"
         return (
@@ -63,4 +67,13 @@ class Verdict:
     reasons: tuple[Reason, ...]
     pairs: int
     plan: str
+    unscored: tuple[str, ...] = ()  # held-out sessions that are no pairs: there is nothing to score in them
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def sentences(self) -> tuple[str, ...]:
+        """Every reason in one line each, then the held-out sessions that were no pairs."""
+        told = tuple(reason.sentence() for reason in self.reasons)
+        if not self.unscored:
+            return told
+        names = ", ".join(self.unscored[:_NAMED]) + ", ..." * (len(self.unscored) > _NAMED)
+        return (*told, f"nothing to score in {len(self.unscored)} held-out sessions, which are no pairs: {names}")

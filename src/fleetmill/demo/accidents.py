@@ -130,16 +130,19 @@ def is_vain(accident: Accident, facts: Sequence[Fact], since: int) -> bool:
 
 def _factory_killed(accident: Accident, line: str, facts: Sequence[Fact], later: Sequence[Fact]) -> Ending | None:
     key = f"{line}/{accident.generation}"
-    begun, ended = _one(facts, "turn_begun", key), _one(later, "turn_ended", key)
+    begun, ended = _one(facts, "turn_begun", key), _one(facts, "turn_ended", key)
     if begun is None or ended is None:
         return None
     dataset = _one(facts, "dataset", ended.record["dataset"])
     refined = {p["session"] for p in dataset.record["manifest"]["parts"]} if dataset else set()
     kept = refined == set(begun.record["sessions"])
+    sessions, which = len(begun.record["sessions"]), "just these" if kept else "others"
+    course = f"had begun with {sessions} sessions; started again, it ended with {which}"
+    if ended not in later:
+        course = f"had just ended with {sessions} sessions, {which} that it had begun with"
     return Ending(
         kept=kept,
-        sentence=f"turn {accident.generation} had begun with {len(begun.record['sessions'])} sessions; started again, "
-        f"it ended with {'just these' if kept else 'others'}",
+        sentence=f"turn {accident.generation} {course}",
         facts=(begun.seq, *([dataset.seq] if dataset else []), ended.seq),
     )
 

@@ -53,11 +53,22 @@ class Plan:
     labels: str
     folder: Path
     calm: bool = False  # no accidents
+    data: Path | None = None  # recordings to replay, where the line has no world; None: the line makes some up
 
     @property
     def home(self) -> Path:
         """The factory's home."""
         return self.folder / "home"
+
+    @property
+    def names(self) -> list[str]:
+        """Its devices."""
+        return [f"{self.line.name}-{n:02d}" for n in range(self.devices)]
+
+    @property
+    def recordings(self) -> Path | None:
+        """Where what is replayed lies, a folder per device; None: the fleet lives in the line's world."""
+        return self.folder / "recordings" if self.line.world is None else None
 
     @property
     def controls(self) -> Path:
@@ -114,6 +125,7 @@ class Processes:
             *command(),
             *("device", "run", "--factory", factory or self.address, "--line", plan.line.name),
             *("--device-home", str(folder), "--token", token, "--simulator-log", str(folder / "simulator.log")),
+            *(("--replay", str(plan.recordings / name)) if plan.recordings else ()),
         ]
         with (folder / "agent.log").open("ab") as log:
             self.devices[name] = subprocess.Popen(words, stdout=log, stderr=log, env=_environment())
@@ -163,10 +175,9 @@ def write_settings(plan: Plan) -> None:
 def invite(plan: Plan, home: Home) -> dict[str, str]:
     """A token per device, numbers in the order of names."""
     root = sha256(home.repository.root())
-    names = [f"{plan.line.name}-{n:02d}" for n in range(plan.devices)]
     return {
         n: Token(name=n, secret=roll.invite(home.ledger, n, line=plan.line.name), root_sha256=root).text()
-        for n in names
+        for n in plan.names
     }
 
 

@@ -27,9 +27,9 @@ def bad_model(model: bytes, *, seed: int) -> bytes:
     made = onnx.load_model_from_string(model)
     for stored in made.graph.initializer:
         values = numpy_helper.to_array(stored)
-        if values.dtype.kind == "f" and values.size > 1:
-            shuffled = chance.permutation(values.reshape(-1)).reshape(values.shape)
-            stored.CopyFrom(numpy_helper.from_array(shuffled.astype(values.dtype), stored.name))
+        if values.dtype.kind == "f":  # a single number has no other order: its sign is turned
+            shuffled = chance.permutation(values.reshape(-1)).reshape(values.shape) if values.size > 1 else -values
+            stored.CopyFrom(numpy_helper.from_array(np.asarray(shuffled, values.dtype), stored.name))
     return bytes(made.SerializeToString())
 
 

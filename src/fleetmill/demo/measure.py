@@ -1,4 +1,4 @@
-"""Each generation's model in the field, and the control, on the report's worlds: measured once, kept as facts.
+"""Each generation's model in the field, and the control, on the report's worlds or recordings: measured once, as facts.
 
 A `measured` fact names the tallies by digest; every figure of the report is pooled from them again, by whoever doubts.
 """
@@ -6,30 +6,35 @@ A `measured` fact names the tallies by digest; every figure of the report is poo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fleetmill.core import evidence
-from fleetmill.core.line import Line, Metrics, Tally
-from fleetmill.demo import control
+from fleetmill.core.line import Episode, Line, Metrics, Policy, Tally
+from fleetmill.demo import control, stock
 from fleetmill.demo.fleet import Plan
 from fleetmill.home import Home
 from fleetmill.judge import trials
 from fleetmill.judge.gate import finite
+from fleetmill.refine import run as refine
+from fleetmill.score import recorded
 from fleetmill.seams.blobs import Blobs
 from fleetmill.seams.ledger import Draft, Fact
+from fleetmill.seams.runtime import policies
 
 REPORT_SEEDS = 30_000_000  # worlds of the report: used for nothing else
 BOOTSTRAP_SEED = 7
-CONTROL = "control"
+CONTROL, BASELINE = "control", "baseline"
 Side = list[Sequence[Tally]]
 
 
 def measure(plan: Plan, home: Home) -> list[Fact]:
-    """A fact for each generation's model in the field, and one for the control, last. A model is driven once.
+    """A fact for each generation's model in the field, and one for the control. A model is asked once.
 
-    The control is the one whose chain of trainings is as long as the champion's.
+    The control is the one whose chain of trainings is as long as the champion's. Where recordings are replayed, the
+    line's baseline is asked too, fitted on what trained the last candidate.
     """
-    seeds = range(REPORT_SEEDS, REPORT_SEEDS + plan.recipe.report_trials)
+    sessions = _sessions(plan)
     known: dict[str, str] = {}
     drafts: list[Draft] = []
     accepted = 0
@@ -37,12 +42,17 @@ def measure(plan: Plan, home: Home) -> list[Fact]:
         accepted += bool(turn["release"])
         model = model_after(home, plan.line, turn)
         if model not in known:
-            known[model] = _drive(plan, home, home.blobs.get(model), seeds)
+            known[model] = _ask(plan, home, sessions, home.blobs.get(model))
         drafts.append(_draft(plan, f"generation {turn['turn']}", model, known[model], turn["turn"]))
     chain = max(accepted - 1, 0)
     data = control.model(plan.controls, chain)
-    drafts.append(_draft(plan, CONTROL, home.blobs.put(data), _drive(plan, home, data, seeds), chain))
-    return home.ledger.append(drafts)
+    drafts.append(_draft(plan, CONTROL, home.blobs.put(data), _ask(plan, home, sessions, data), chain))
+    fit = plan.line.judging.baseline
+    if plan.recordings is not None and fit is not None:
+        last = turns(home, plan.line)[-1]
+        baseline = fit(refine.open_data(home.ledger, home.blobs, last["dataset"]))
+        drafts.append(_draft(plan, BASELINE, "", _keep(home, _replay(plan.line, baseline, sessions)), last["turn"]))
+    return home.ledger.append([replace(d, record={**d.record, "worlds": _number(plan, sessions)}) for d in drafts])
 
 
 def side(blobs: Blobs, fact: Fact) -> Side:
@@ -107,18 +117,46 @@ def _draft(plan: Plan, what: str, model: str, tallies: str, generation: int) -> 
         "trials": tallies,
         "scenario": plan.line.judging.scenario,
         "first_seed": REPORT_SEEDS,
-        "worlds": plan.recipe.report_trials,
         "seconds": plan.recipe.report_seconds,
     }
     return Draft(kind="measured", key=f"{plan.line.name}/{what}", record=record)
 
 
-def _drive(plan: Plan, home: Home, model: bytes, seeds: range) -> str:
-    """Digest of the tallies."""
-    found = trials.live_side(
+def _sessions(plan: Plan) -> list[list[Episode]]:
+    """The episodes of each recorded session that the report asks about; none where models live in worlds."""
+    if plan.recordings is None:
+        return []
+    return [episodes for _, episodes in recorded(plan.line, plan.recordings / stock.REPORT) if episodes]
+
+
+def _number(plan: Plan, sessions: Sequence[object]) -> int:
+    return len(sessions) if plan.recordings is not None else plan.recipe.report_trials
+
+
+def _ask(plan: Plan, home: Home, sessions: Sequence[Sequence[Episode]], model: bytes) -> str:
+    """Digest of a model's tallies."""
+    if plan.recordings is not None:
+        return _keep(home, _replay(plan.line, policies(plan.line, home.runtime, {"model.onnx": model}), sessions))
+    seeds = range(REPORT_SEEDS, REPORT_SEEDS + plan.recipe.report_trials)
+    lived = trials.live_side(
         plan.line, home.executor, home.runtime, model=model, seeds=seeds, seconds=plan.recipe.report_seconds
     )
-    return home.blobs.put(trials.digest(found)[1])
+    return _keep(home, lived)
+
+
+def _replay(line: Line, policy: Policy, sessions: Sequence[Sequence[Episode]]) -> Side:
+    found: Side = []
+    for episodes in sessions:
+        tallies = []
+        for episode in episodes:
+            policy.reset()
+            tallies.append(line.judging.score(policy, episode))
+        found.append(tallies)
+    return found
+
+
+def _keep(home: Home, side: Side) -> str:
+    return home.blobs.put(trials.digest(side)[1])
 
 
 def _pool(line: Line) -> Any:

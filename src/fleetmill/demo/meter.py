@@ -7,7 +7,7 @@ lasts one period of the line.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fleetmill.core.line import Frame, Step, World
@@ -18,6 +18,7 @@ class Metered:
 
     def __init__(self, world: World, handle: int) -> None:
         self._world, self._handle = world, handle
+        self.tags: Mapping[str, str] = getattr(world, "tags", {})
 
     def begin(self) -> Step:
         """The first instant."""

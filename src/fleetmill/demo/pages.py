@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fleetmill.core.line import Line
@@ -24,6 +24,7 @@ def page(source: Source, line: Line, *, film: tuple[bytes, bytes], life: Life | 
     sections: list[Section] = [
         _curve(source, line),
         _generations(source, line),
+        *_replayed(source, line),
         *_accidents(source, line),
         *_film(source, line, film),
         *_life(source, life),
@@ -31,7 +32,7 @@ def page(source: Source, line: Line, *, film: tuple[bytes, bytes], life: Life | 
         *_findings(source, line),
         _stages(source, line),
         _books(source, line),
-        Listing(id="not", title="What this does not show", items=report.SHOWS_NOT),
+        Listing(id="not", title="What this does not show", items=report.shows_not(_demo(source, line))),
     ]
     return render_report(_opening(source, line), sections)
 
@@ -110,7 +111,8 @@ def _curve(source: Source, line: Line) -> Drawing:
         caption=[
             "On ",
             source.number(control, "record", "d", path=["worlds"]),
-            " worlds that nothing else uses. Bars and band: bootstrap interval over the worlds.",
+            " recorded sessions" if _is_replayed(source, line) else " worlds",
+            " that nothing else uses. Bars and band: bootstrap interval over them.",
         ],
     )
 
@@ -120,7 +122,7 @@ def _generations(source: Source, line: Line) -> Table:
     metrics = [first, *(n for n in source.metrics(_control(source, line)) if n not in (first, "ci_low", "ci_high"))]
     columns = [
         Column(label="generation"),
-        *(Column(label=m.replace("_", " "), is_number=_N) for m in metrics),
+        *(Column(label=_called(m), is_number=_N, is_name=_has_digits(m)) for m in metrics),
         Column(label="gate"),
         *(Column(label=n, is_number=_N) for n in ("release", "sessions", "recorded MB", "kept %")),
         Column(label="label rows", is_long=_LONG),
@@ -143,7 +145,37 @@ def _generations(source: Source, line: Line) -> Table:
     control = _control(source, line)
     alone = [source.number(control, "metric", ".3g", name=m) for m in metrics]
     rows.append(("control", *alone, "", "", "", "", "", "as many trainings, on the first data alone"))
+    for naive in (f for f in source.facts if (f.kind, f.key) == ("measured", f"{line.name}/{measure.BASELINE}")):
+        simple = [source.number(naive, "metric", ".3g", name=m) for m in metrics]
+        rows.append(("baseline", *simple, "", "", "", "", "", "the line's own, fitted on the last data"))
     return Table(id="generations", title="Generations", columns=tuple(columns), rows=tuple(rows))
+
+
+def _replayed(source: Source, line: Line) -> Iterator[Section]:
+    demo, told = source.one("demo", line.name), _demo(source, line).get("replayed", {})
+    if not told:
+        return
+
+    def said(name: str) -> Piece:
+        return source.number(demo, "record", "d", path=["replayed", name])
+
+    asked = "what comes later at the same machines" if told["held_out"] == "time" else "machines that no device gets"
+    yield Table(
+        id="replayed",
+        title="The recordings",
+        columns=(
+            Column(label="whose"),
+            Column(label="sessions", is_number=_N),
+            Column(label="instants", is_number=_N),
+        ),
+        rows=(
+            ("replayed by the fleet", said("fleet_sessions"), said("fleet_instants")),
+            (f"asked about by the report: {asked}", said("report_sessions"), said("report_instants")),
+            ("not needed", said("spare_sessions"), ""),
+            ("left out: too short", said("short_sessions"), ""),
+        ),
+        note=["Made up by the line. " if told["made_up"] else "", "Of ", said("machines"), " recorded machines."],
+    )
 
 
 def _label_rows(source: Source, model: Fact) -> list[Piece]:
@@ -274,7 +306,7 @@ def _verdicts(source: Source, line: Line) -> Table:
                     code(fact.record["candidate"][:8]),
                     mark(fact.record["decision"].replace("_", " "), "good" if good else "open"),
                     mark("met" if reason["met"] else "not met", "good" if reason["met"] else "bad"),
-                    reason["metric"].replace("_", " "),
+                    code(reason["metric"]) if _has_digits(reason["metric"]) else _called(reason["metric"]),
                     number["candidate"],
                     [f"{reason['against']} ", number["other"]],
                     [number["ratio"], " [", number["low"], ", ", number["high"], "]"],
@@ -343,6 +375,23 @@ def _books(source: Source, line: Line) -> Table:
         rows=tuple(rows),
         note=["Every lived second is in exactly one account. ", source.said(demo, "audit", "line")],
     )
+
+
+def _is_replayed(source: Source, line: Line) -> bool:
+    return bool(_demo(source, line).get("replayed"))
+
+
+def _demo(source: Source, line: Line) -> Mapping[str, Any]:
+    return source.one("demo", line.name).record
+
+
+def _called(metric: str) -> str:
+    return metric if _has_digits(metric) else metric.replace("_", " ")
+
+
+def _has_digits(metric: str) -> bool:
+    """Such a metric stands as code, as the line calls it: every other digit of a report has its source."""
+    return any(c.isdigit() for c in metric)
 
 
 def _names(line: Line) -> list[str]:

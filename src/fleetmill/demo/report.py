@@ -14,18 +14,47 @@ from fleetmill.judge import trials
 from fleetmill.seams.ledger import Draft, Fact
 from fleetmill.status import accounts
 
-SHOWS_NOT = (
+_MADE_UP = "The recordings are made up by the line itself: nothing here says how real machines would do."
+_SIMULATED = (
     "It is one simulated world: nothing here says how a real machine would do.",
     "Labels come from a privileged expert (or with --labels driver from the safety driver): on real machines somebody "
     "or something must give them.",
     "Intervals are over the report's worlds for this one training seed; other seeds differ by more.",
+)
+_REPLAYED = (
+    "Recordings are replayed: what a model says changes nothing of what follows, so it shows how well things are told, "
+    "not what acting on it would do.",
+    "All devices begin at once, each with the first recording that it got; hours in which nothing was recorded are "
+    "nobody's. When it really was stands in each session's tags.",
+    "What really came is known when a session ends, and labels come with it; elsewhere they may come later.",
+    "Intervals are over the report's sessions for this one training seed; other seeds differ by more.",
+)
+_ALWAYS = (
     "Improvement from one generation to the next is not promised; a candidate that is not better is held.",
     "After a killed device the digests of later generations differ from those of a run without accidents (--calm).",
 )
 
 
-def close(plan: Plan, home: Home, *, audit: Mapping[str, Any], cpu_seconds: float, wall_seconds: float) -> Fact:
-    """The demo's last fact: what was asked for, what it took, and what the audit said."""
+def shows_not(demo: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a demo does not show, by its fact's record."""
+    replayed = demo.get("replayed", {})  # facts of earlier versions know no replay
+    made_up = (_MADE_UP,) if replayed.get("made_up") else ()
+    return (*made_up, *(_REPLAYED if replayed else _SIMULATED), *_ALWAYS)
+
+
+def close(
+    plan: Plan,
+    home: Home,
+    *,
+    replayed: Mapping[str, Any],
+    audit: Mapping[str, Any],
+    cpu_seconds: float,
+    wall_seconds: float,
+) -> Fact:
+    """The demo's last fact: what was asked for, what it took, and what the audit said.
+
+    `replayed`: where the fleet's recordings came from; empty where it lived in a world.
+    """
     record = {
         "line": plan.line.name,
         "seed": plan.seed,
@@ -35,6 +64,7 @@ def close(plan: Plan, home: Home, *, audit: Mapping[str, Any], cpu_seconds: floa
         "calm": plan.calm,
         "cpu_seconds": round(cpu_seconds, 3),
         "wall_seconds": round(wall_seconds, 3),
+        "replayed": dict(replayed),
         "audit": dict(audit),
     }
     return home.ledger.append([Draft(kind="demo", key=plan.line.name, record=record)])[0]
@@ -47,6 +77,7 @@ def make(source: Source, line: Line) -> dict[str, Any]:
     ended = sorted((f for f in facts if f.kind == "turn_ended"), key=lambda f: int(f.record["turn"]))
     field = [source.one("measured", f"{line.name}/generation {f.record['turn']}") for f in ended]
     other = source.one("measured", f"{line.name}/{measure.CONTROL}")
+    naive = next((f for f in facts if (f.kind, f.key) == ("measured", f"{line.name}/{measure.BASELINE}")), None)
     sides = {f.digest: measure.side(home.blobs, f) for f in (*field, other)}
     control = {**measure.metrics(line, sides[other.digest]), "generation": other.record["generation"]}
     return {
@@ -60,6 +91,7 @@ def make(source: Source, line: Line) -> dict[str, Any]:
             for f, m in zip(ended, field, strict=True)
         ],
         "control": control,
+        **({"baseline": measure.metrics(line, measure.side(home.blobs, naive))} if naive else {}),
         "headline": {
             "metric": measure.headline(line),
             "against_control": measure.compare(line, sides[field[-1].digest], sides[other.digest]),
@@ -72,7 +104,8 @@ def make(source: Source, line: Line) -> dict[str, Any]:
         "audit": demo["audit"],
         "loop_seconds": timing.total(facts, line.name),
         "facts": len(facts),
-        "shows_not": list(SHOWS_NOT),
+        "replayed": demo.get("replayed", {}),
+        "shows_not": list(shows_not(demo)),
         "tallies": {
             "field": [trials.plain_side(sides[m.digest]) for m in field],
             "control": trials.plain_side(sides[other.digest]),

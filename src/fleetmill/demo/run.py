@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fleetmill import lines
 from fleetmill.core.errors import EngineError, FleetmillError, InvalidInputError
-from fleetmill.core.line import Line
-from fleetmill.demo import control, film, life, measure, pages, picture, report
+from fleetmill.core.line import Line, Recipe
+from fleetmill.demo import control, film, life, measure, pages, picture, report, stock
 from fleetmill.demo.fleet import Plan, Processes, invite, open_processes, write_settings
 from fleetmill.demo.mishaps import Mishaps, open_mishaps
 from fleetmill.demo.numbers import Source, open_source
@@ -58,6 +59,8 @@ def make_plan(
     folder: Path | None,
     quick: bool,
     calm: bool = False,
+    data: Path | None = None,
+    sessions: int | None = None,
 ) -> Plan:
     """What is asked for, completed from the line's recipe.
 
@@ -65,26 +68,43 @@ def make_plan(
         InvalidInputError: the line has no recipe, a number makes no sense, or the folder is not empty.
     """
     found: Line = lines.find(line)
-    if found.recipe is None or found.world is None:
-        raise InvalidInputError(f"line {line}: has no simulated fleet. Lines with one: see docs/lines.md")
-    least = found.recipe.quick if quick else (4, found.recipe.devices)
+    if found.recipe is None or (found.world is None and found.recipe.sample is None and data is None):
+        raise InvalidInputError(
+            f"line {line}: has no recipe for a fleet"
+            if found.recipe is None
+            else f"line {line}: has no world and makes up no recordings. Give some to replay with --data"
+        )
+    if found.world is not None and data is not None:
+        raise InvalidInputError(f"--data {data}: line {line} lives in its own world. Leave --data out")
+    recipe = found.recipe if sessions is None else _living(found.recipe, sessions)
+    least = recipe.quick if quick else (4, recipe.devices)
     plan = Plan(
         line=found,
-        recipe=found.recipe,
+        recipe=recipe,
         generations=generations if generations is not None else least[0],
         devices=devices if devices is not None else least[1],
         seed=seed,
         labels=labels,
         folder=folder or Path(f"demo-{line}-{seed}"),
         calm=calm,
+        data=data,
     )
-    if plan.generations < 1 or not 3 <= plan.devices <= 99 or not 0 <= plan.seed < 90:
-        raise InvalidInputError("demo: give at least 1 generation, 3 to 99 devices, and a seed from 0 to 89")
+    fewest = 2 if found.split == "time" else 3  # else a device must be there to be held out
+    if plan.generations < 1 or not fewest <= plan.devices <= 99 or not 0 <= plan.seed < 90:
+        raise InvalidInputError(f"demo: give at least 1 generation, {fewest} to 99 devices, and a seed from 0 to 89")
     if plan.labels not in ("oracle", "driver"):
         raise InvalidInputError(f"--labels {plan.labels}: must be oracle or driver")
     if plan.folder.exists() and any(plan.folder.iterdir()):
         raise InvalidInputError(f"{plan.folder}: is not empty. Remove it, or choose another --out")
     return plan
+
+
+def _living(recipe: Recipe, sessions: int) -> Recipe:
+    """The same, with so many sessions for each device in every generation."""
+    if not 1 <= sessions <= 100:
+        raise InvalidInputError(f"--sessions {sessions}: give 1 to 100")
+    first, then = (replace(asked, sessions=sessions) for asked in (recipe.first, recipe.then))
+    return replace(recipe, first=first, then=then)
 
 
 def demo(plan: Plan, *, say: Say) -> dict[str, Any]:
@@ -95,6 +115,7 @@ def demo(plan: Plan, *, say: Say) -> dict[str, Any]:
     """
     began = time.monotonic()
     plan.folder.mkdir(parents=True, exist_ok=True)
+    told = stock_up(plan, say)
     write_settings(plan)
     settings = read_settings(home=plan.home)
     init_home(settings, now_ns=time.time_ns(), root_key=_root_key(plan, say))
@@ -102,14 +123,48 @@ def demo(plan: Plan, *, say: Say) -> dict[str, Any]:
         tokens = invite(plan, home)
         with open_processes(plan.folder) as processes:
             lost = _turn_all(plan, home, processes, tokens, say)
-        say("driving the report's worlds with each generation's model and the control")
+        say("asking each generation's model and the control what the report asks")
         measure.measure(plan, home)
         audit = _audit(plan)
-        report.close(plan, home, audit=audit, cpu_seconds=_cpu() + lost, wall_seconds=time.monotonic() - began)
+        report.close(
+            plan, home, replayed=told, audit=audit, cpu_seconds=_cpu() + lost, wall_seconds=time.monotonic() - began
+        )
         found = write(plan, home)
     if audit["exit_code"]:
         raise EngineError(f"the audit disagrees with the books: {audit['line']}")
     return found
+
+
+def stock_up(plan: Plan, say: Say) -> dict[str, Any]:
+    """Deal what the fleet replays; nothing where it lives in a world.
+
+    Raises:
+        InvalidInputError: too little was recorded for what is asked.
+    """
+    if plan.recordings is None:
+        return {}
+    path = plan.data or plan.folder / "sample"
+    if plan.data is None and plan.recipe.sample is not None:
+        for name, data in plan.recipe.sample(plan.seed).items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path / name, data)
+    each = plan.recipe.first.sessions + (plan.generations - 1) * plan.recipe.then.sessions
+    dealt = stock.deal(
+        plan.line,
+        stock.read_runs(plan.line, path, seconds=max(plan.recipe.first.seconds, plan.recipe.then.seconds)),
+        names=plan.names,
+        each=each,
+        report=plan.recipe.report_trials,
+        seed=plan.seed,
+    )
+    stock.write(plan.line, dealt, plan.recordings)
+    told = {**dealt.told(), "made_up": plan.data is None, "held_out": plan.line.split}
+    say(
+        f"replaying {'made-up recordings' if plan.data is None else plan.data}: {told['fleet_sessions']} sessions for "
+        f"{plan.devices} devices, {told['report_sessions']} for the report, {told['spare_sessions']} not needed, "
+        f"{told['short_sessions']} too short"
+    )
+    return told
 
 
 def write(plan: Plan, home: Home) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Agent:
     outbox: Outbox
     uploader: Uploader
     runtime: Runtime
-    world: Open
+    world: Open | None  # None: it takes releases and lives nothing here
     clock: Callable[[], int]
     say: Callable[[str], None]
     running: Release | None = None
@@ -91,8 +91,8 @@ class Agent:
         targets = self._refresh()
         done = self._update(targets) or done
         campaign = self._campaign(targets)
-        if campaign is not None and live.begun(self.journal, campaign) < campaign.sessions:
-            self._live(campaign)
+        if campaign is not None and self.world and live.begun(self.journal, campaign) < campaign.sessions:
+            self._live(campaign, self.world)
             done = True
         live.settle(self.me, self.line, self.journal, self.spool, self._known_campaign)
         done = self._hand_over() or done
@@ -212,7 +212,7 @@ class Agent:
             raise IntegrityError(f"{path}: is not the campaign that was signed; remove it, it is fetched again")
         return campaign
 
-    def _live(self, campaign: Campaign) -> None:
+    def _live(self, campaign: Campaign, world: Open) -> None:
         while live.begun(self.journal, campaign) < campaign.sessions:
             live.live(
                 self.me,
@@ -222,7 +222,7 @@ class Agent:
                 campaign,
                 policy=self.policy,
                 model=self.running.model if self.running else "",
-                world=self.world,
+                world=world,
             )
 
     def _hand_over(self) -> bool:
@@ -273,6 +273,7 @@ def open_agent(
 ) -> Iterator[Agent]:
     """The agent of the device in `folder`; the only place that chooses a device's engines.
 
+    `world`: the machine to live in, else the line's; without either the device takes releases and records nothing.
     `factory`: where the factory is now; "": where it was at enrolment. Its root of trust stays the one of then.
 
     Raises:
@@ -286,8 +287,6 @@ def open_agent(
     me = replace(me, factory=checked_address(factory or me.factory))
     if me.line != line.name:
         raise InvalidInputError(f"{folder}: is enrolled for line {me.line}, not {line.name}")
-    if world is None and line.world is None:
-        raise InvalidInputError(f"line {line.name}: has no world; a driver of the real machine must be given")
     identity = open_identity(folder / "key.pem", me.name)
     with ExitStack() as stack:
         http = client or stack.enter_context(httpx.Client(base_url=me.factory, timeout=30.0))
@@ -303,7 +302,7 @@ def open_agent(
             outbox=Outbox(folder / "outbox"),
             uploader=Uploader(http, identity, me.number),
             runtime=OnnxRuntime(),
-            world=world or line.world,  # type: ignore[arg-type]
+            world=world or line.world,
             clock=clock,
             say=say,
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from fleetmill.core import wire
 from fleetmill.core.drive import Moment, drive
-from fleetmill.core.fleet import Campaign
+from fleetmill.core.fleet import Campaign, session_seed
 from fleetmill.core.ids import sha256
 from fleetmill.core.line import Array, Line, Message, Policy, World
 from fleetmill.core.plain import plain
@@ -42,6 +42,8 @@ def live(
 ) -> None:
     """Live the device's next session of `campaign`, to its end."""
     number = len(journal.begun())
+    seed = session_seed(campaign, device=me.number, number=number)
+    machine = world(campaign.scenario, seed)
     begin = Begin(
         session=f"s{number:05d}",
         number=number,
@@ -50,14 +52,13 @@ def live(
         model=model,
         start_ns=now(journal, spool),
         period_ns=round(1e9 / line.model.rate_hz),
-        seed=campaign.seed + 1_000 * me.number + number,
+        seed=seed,
         topics=tuple(f.name for f in line.features),
         kinds=tuple(sorted(wire.KINDS)),
-        tags=dict(campaign.tags),
+        tags={**campaign.tags, **getattr(machine, "tags", {})},
     )
     log = spool.begin(begin)
     journal.append([("begin", _entry(begin))])
-    machine = world(campaign.scenario, begin.seed)
     end_ns = begin.start_ns
     try:
         for moment in drive(machine, policy, steps=max(1, round(campaign.seconds * line.model.rate_hz))):

@@ -60,8 +60,12 @@ def look(
     *,
     against: Literal["champion", "baseline"],
     seed: int,
+    sources: Mapping[str, int] | None = None,
 ) -> Look:
-    """Ask every check that can be asked of `candidate` against `other` (the champion, or the line's baseline)."""
+    """Ask every check that can be asked of `candidate` against `other` (the champion, or the line's baseline).
+
+    `sources`: held-out rows by who labelled them from outside; None: these trials are of no held-out rows of ours.
+    """
     if not candidate.all:
         return Look(accepted=False, reasons=())
     asked = [c for c in checks if c.against in (against, "limit") and (c.first or against == "champion")]
@@ -72,6 +76,9 @@ def look(
     }
     trials = f"{candidate.digest[:32]}{other.digest[:32]}"
     reasons = tuple(_reason(check, found[check.slice, check.metric], trials) for check in asked)
+    if sources is not None:
+        names = sorted({name for check in asked for name in check.forbids})
+        reasons += tuple(_by(name, sources.get(name, 0), len(candidate.all), trials) for name in names)
     enough = len(candidate.all) >= LEAST_PAIRS
     return Look(accepted=enough and bool(reasons) and all(r.met for r in reasons), reasons=reasons)
 
@@ -130,6 +137,26 @@ def _reason(check: Check, r: Ratio, trials: str) -> Reason:
         pairs=r.pairs,
         trials=trials,
         met=met and not math.isnan(value),
+    )
+
+
+def _by(source: str, rows: int, pairs: int, trials: str) -> Reason:
+    """That a source of labels is forbidden in held-out data, and how many rows are by it."""
+    return Reason(
+        metric=f"rows labelled by {source}",
+        slice="all",
+        better="lower",
+        against="limit",
+        candidate=float(rows),
+        other=0.0,
+        ratio=_NOT_MEASURABLE,
+        low=_NOT_MEASURABLE,
+        high=_NOT_MEASURABLE,
+        limit=0.0,
+        rule="forbids",
+        pairs=pairs,
+        trials=trials,
+        met=rows == 0,
     )
 
 

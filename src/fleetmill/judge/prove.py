@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from fleetmill.core import canonical
+from fleetmill.core.dataset import DatasetVersion
 from fleetmill.core.errors import LineError, NotFoundError
 from fleetmill.core.line import Array, Data, Line, Policy, Tally
 from fleetmill.core.model import ModelVersion
@@ -29,10 +30,11 @@ GATE_SEEDS = 20_000_000  # the gate's worlds: no fleet and no report lives in th
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sides:
-    """Both sides' tallies so far."""
+    """Both sides' tallies so far, and the held-out sessions that are no pairs since there is nothing to score in."""
 
     candidate: list[Sequence[Tally]]
     other: list[Sequence[Tally]]
+    unscored: list[str]
     candidate_slices: Mapping[str, Sequence[Sequence[Tally]]]
     other_slices: Mapping[str, Sequence[Sequence[Tally]]]
 
@@ -64,7 +66,8 @@ def prove(
     baseline = fit(train) if fit is not None and champion is None else None
     if champion is None and baseline is None:
         raise LineError(f"line {line.name}: has no champion yet and no baseline; a first model must beat something")
-    judge = _Judge(line, blobs, executor, runtime, candidate, champion, baseline, held_out)
+    sources = _sources(ledger, line, dataset)
+    judge = _Judge(line, blobs, executor, runtime, candidate, champion, baseline, held_out, sources)
     sides, last = judge.run(against, turn=turn, seed=seed)
     mine, theirs = judge.cards(sides, canonical.digest(plan))
     verdict = Verdict(
@@ -75,6 +78,7 @@ def prove(
         decision=gate.decision(last, pairs=len(sides.candidate)),
         reasons=last.reasons,
         pairs=len(sides.candidate),
+        unscored=tuple(sides.unscored),
         plan=canonical.digest(plan),
     )
     cards = [Draft(kind="scorecard", key=f"{name}/{c.model[:16]}", record=plain(c)) for c in (mine, theirs)]
@@ -103,6 +107,15 @@ def examples(line: Line, data: Data, frames: int) -> dict[str, Array]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pairs:
+    """Recorded sessions as both sides came through them."""
+
+    candidate: Sequence[Sequence[Tally]]
+    other: Sequence[Sequence[Tally]]
+    unscored: Sequence[str]
+
+
 class _Judge:
     """What one judging needs at hand."""
 
@@ -116,10 +129,11 @@ class _Judge:
         champion: ModelVersion | None,
         baseline: Policy | None,
         held_out: Data,
+        sources: Mapping[str, int],
     ) -> None:
         self._line, self._blobs, self._executor, self._runtime = line, blobs, executor, runtime
         self._candidate, self._champion, self._baseline = candidate, champion, baseline
-        self._held_out = held_out
+        self._held_out, self._sources = held_out, sources
 
     def run(self, against: Literal["champion", "baseline"], *, turn: int, seed: int) -> tuple[Sides, gate.Look]:
         """Look until the gate accepts or no pairs are left."""
@@ -127,7 +141,14 @@ class _Judge:
             trials.sliced(self._line, self._policy(model), self._held_out)
             for model in (self._file(self._candidate), self._champion_file())
         )
-        sides = Sides(candidate=[], other=[], candidate_slices=mine, other_slices=theirs)
+        slices = {name: self._paired(mine[name], theirs[name], least=1) for name in mine}
+        sides = Sides(
+            candidate=[],
+            other=[],
+            unscored=[],
+            candidate_slices={name: pairs.candidate for name, pairs in slices.items()},
+            other_slices={name: pairs.other for name, pairs in slices.items()},
+        )
         last = gate.Look(accepted=False, reasons=())
         for upto in self._line.judging.looks if self._line.world else (0,):
             self._add(sides, upto, turn=turn, seed=seed)
@@ -138,6 +159,7 @@ class _Judge:
                 self._line.judging.metrics,
                 against=against,
                 seed=seed + turn,
+                sources=self._sources,
             )
             if last.accepted:
                 break
@@ -154,8 +176,11 @@ class _Judge:
     def _add(self, sides: Sides, upto: int, *, turn: int, seed: int) -> None:
         mine, theirs = self._file(self._candidate), self._champion_file()
         if self._line.world is None:
-            sides.candidate.extend(trials.replay_side(self._line, self._policy(mine), self._held_out))
-            sides.other.extend(trials.replay_side(self._line, self._policy(theirs), self._held_out))
+            replayed = (trials.replayed(self._line, self._policy(side), self._held_out) for side in (mine, theirs))
+            pairs = self._paired(*replayed)
+            sides.candidate.extend(pairs.candidate)
+            sides.other.extend(pairs.other)
+            sides.unscored.extend(pairs.unscored)
             return
         first = GATE_SEEDS + 100_000 * seed + 1_000 * turn
         seeds = range(first + len(sides.candidate), first + upto)
@@ -165,6 +190,12 @@ class _Judge:
                     self._line, self._executor, self._runtime, model=model, seeds=seeds, baseline=self._baseline
                 )
             )
+
+    def _paired(self, mine: trials.BySession, theirs: trials.BySession, *, least: int = 0) -> _Pairs:
+        """Both sides of the sessions in which there is something to score; of all where `least` would not be left."""
+        unscored = trials.unscored(self._line, mine, theirs)
+        kept = [name for name in mine if name not in unscored or len(mine) - len(unscored) < least]
+        return _Pairs(candidate=[mine[n] for n in kept], other=[theirs[n] for n in kept], unscored=unscored)
 
     def _policy(self, model: bytes | None) -> Policy:
         if model is None:
@@ -201,6 +232,13 @@ class _Judge:
             metrics=pooled(side),
             slices={name: pooled(chosen) for name, chosen in slices.items()},
         )
+
+
+def _sources(ledger: Ledger, line: Line, dataset: str) -> dict[str, int]:
+    """Held-out rows by who labelled them from outside; not looked up where no check asks."""
+    if not any(check.forbids for check in line.checks):
+        return {}
+    return build(DatasetVersion, ledger.get("dataset", dataset).record["manifest"]).sources("held_out")
 
 
 def _side(tallies: list[Sequence[Tally]], slices: Mapping[str, Sequence[Sequence[Tally]]]) -> gate.Side:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from fleetmill.core.line import Data, Episode, Line, Policy, Tally
 from fleetmill.core.plain import plain
 from fleetmill.seams.executor import Executor
 from fleetmill.seams.runtime import Runtime, policies
+
+BySession = dict[str, list[Tally]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,25 +74,47 @@ def live_side(
     return [[tally] for tally in executor.map(live, trials)]
 
 
-def replay_side(line: Line, policy: Policy, data: Data) -> list[Sequence[Tally]]:
+def replayed(line: Line, policy: Policy, data: Data) -> BySession:
     """The tallies of each session's episodes, sessions in the dataset's order."""
-    found: dict[str, list[Tally]] = {}
+    found: BySession = {}
     for episode in _episodes(data):
         policy.reset()
-        found.setdefault(f"{episode.device}/{episode.session}", []).append(line.judging.score(policy, episode))
-    return list(found.values())
+        found.setdefault(_session(episode), []).append(line.judging.score(policy, episode))
+    return found
 
 
-def sliced(line: Line, policy: Policy, data: Data) -> dict[str, list[Sequence[Tally]]]:
+def sliced(line: Line, policy: Policy, data: Data) -> dict[str, BySession]:
     """The tallies of each slice's episodes, by session; a slice without episodes is left out."""
-    found: dict[str, dict[str, list[Tally]]] = {}
+    found: dict[str, BySession] = {}
     for episode in _episodes(data):
         for name, belongs in line.slices.items():
             if belongs(episode):
                 policy.reset()
-                session = found.setdefault(name, {}).setdefault(f"{episode.device}/{episode.session}", [])
-                session.append(line.judging.score(policy, episode))
-    return {name: list(sessions.values()) for name, sessions in found.items()}
+                tally = line.judging.score(policy, episode)
+                found.setdefault(name, {}).setdefault(_session(episode), []).append(tally)
+    return found
+
+
+def unscored(line: Line, mine: BySession, theirs: BySession) -> list[str]:
+    """Sessions in which there is nothing to score, for either side: they are no evidence and no pairs.
+
+    Alone such a session measures none of the metrics that the line's checks name, and without it all of them are what
+    they were: one that only counts in the pool (a single class of an AUROC) stays.
+    """
+    return [name for name in mine if all(_says_nothing(line, side, name) for side in (mine, theirs))]
+
+
+def _says_nothing(line: Line, side: BySession, name: str) -> bool:
+    alone = line.judging.metrics(side[name])
+    # slices of a line that is judged alive have metrics of their own, which no check names
+    asked = {check.metric for check in line.checks} & set(alone) or set(alone)
+    if not all(math.isnan(alone[metric]) for metric in asked):
+        return False
+    rest = [tally for other, tallies in side.items() if other != name for tally in tallies]
+    if not rest:
+        return True
+    whole, without = line.judging.metrics([*rest, *side[name]]), line.judging.metrics(rest)
+    return all(whole[m] == without[m] or (math.isnan(whole[m]) and math.isnan(without[m])) for m in asked)
 
 
 def digest(side: Sequence[Sequence[Tally]]) -> tuple[str, bytes]:
@@ -110,6 +135,10 @@ def plain_side(side: Sequence[Sequence[Tally]]) -> list[list[dict[str, object]]]
 
 def _plain(value: object) -> object:
     return plain(np.asarray(value, np.float64).tolist())
+
+
+def _session(episode: Episode) -> str:
+    return f"{episode.device}/{episode.session}"
 
 
 def _episodes(data: Data) -> Iterator[Episode]:

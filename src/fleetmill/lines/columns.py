@@ -15,6 +15,7 @@ import numpy as np
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.line import Array, Files
 
+LAST_YEAR = 2261
 ENDINGS = (".csv", ".txt", ".tsv", ".dat")
 _DELIMITERS = (",", ";", "\t")
 _SAID = 6  # names of a missing column that are told
@@ -64,9 +65,9 @@ class Table:
         """A column of dates and times as int64 nanoseconds of the clock on the wall: a zone is left out.
 
         Raises:
-            InvalidInputError: something that is no time.
+            InvalidInputError: something that is no time, or one that no recording holds.
         """
-        return np.array(self._read(column, _time_ns, "a time like 2018-03-11 01:00:00"), np.int64)
+        return np.array(self._read(column, _time_ns, "a time like 2018-03-11 01:00:00, of 1970 to 2261"), np.int64)
 
     def _read(self, column: int, read: Callable[[str], float], what: str) -> list[float]:
         found = []
@@ -100,10 +101,14 @@ def read_table(name: str, data: bytes) -> Table:
     """The table in a file's bytes.
 
     Raises:
-        InvalidInputError: rows of unequal length, or none.
+        InvalidInputError: rows of unequal length, or none, or a quotation mark that is never closed.
     """
     lines = data.decode("utf-8-sig", errors="replace").splitlines()
-    rows = [(n, r) for n, r in enumerate(_split(lines), start=1) if any(field.strip() for field in r)]
+    try:
+        split = _split(lines)
+    except csv.Error as error:
+        raise InvalidInputError(f"{name}: no table that can be read ({error}). Repair the file") from error
+    rows = [(n, r) for n, r in enumerate(split, start=1) if any(field.strip() for field in r)]
     has_header = bool(rows) and not all(_is_number(field) for field in rows[0][1])
     header = tuple(field.strip().lower() for field in rows[0][1]) if has_header else ()
     body = rows[1:] if has_header else rows
@@ -151,6 +156,8 @@ def _is_number(text: str) -> bool:
 
 def _time_ns(text: str) -> int:
     wall = datetime.fromisoformat(text.replace("Z", "+00:00")).replace(tzinfo=timezone.utc)
+    if not 1970 <= wall.year <= LAST_YEAR:
+        raise ValueError(text)  # a recording counts nanoseconds since 1970 in 63 bits
     return int(wall.timestamp()) * 1_000_000_000 + wall.microsecond * 1000
 
 

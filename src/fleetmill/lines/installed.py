@@ -40,7 +40,9 @@ def in_words(check: Check) -> str:
     side = "at most" if check.better == "lower" else "at least"
     limit = f"{check.limit:g}" if check.against == "limit" else f"{check.limit:g} x the {check.against}'s"
     where = f" ({check.slice})" if check.slice else ""
-    return f"{check.metric}{where} {side} {limit}{'' if check.first else ', not asked of the first model'}"
+    later = "" if check.first else ", not asked of the first model"
+    forbidden = f", no held-out label by {' or '.join(check.forbids)}" if check.forbids else ""
+    return f"{check.metric}{where} {side} {limit}{later}{forbidden}"
 
 
 def _look(point: EntryPoint) -> Installed:

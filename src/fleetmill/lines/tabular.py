@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -29,6 +30,7 @@ from fleetmill.lines.columns import Table, has_tables, tables
 from fleetmill.lines.ready import episode_of
 
 SECOND_NS = 1_000_000_000
+YEAR_2262_NS = 9_214_646_400 * SECOND_NS  # a recording counts nanoseconds in 63 bits
 YEAR_2000_NS = 946_684_800 * SECOND_NS  # a clock that shows less than this counts from a beginning of its own
 
 
@@ -95,6 +97,15 @@ def side_by_side(column: Callable[[str], Array | None], features: Sequence[Featu
     return np.concatenate(found, axis=1).astype(np.float64)
 
 
+def whole_rows(
+    column: Callable[[str], Array | None], seen: Sequence[Feature], right: Sequence[Feature]
+) -> tuple[Array, Array]:
+    """`side_by_side` of what was seen and of what was right, at the instants of which every number was recorded."""
+    both = side_by_side(column, seen), side_by_side(column, right)
+    whole = np.isfinite(np.concatenate(both, axis=1)).all(axis=1)
+    return both[0][whole], both[1][whole]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Steady:
     """Answers the same, whatever it sees; `core.line.Policy`."""
@@ -116,13 +127,19 @@ class Steady:
 
 
 def steady(model: ModelSpec, targets: Mapping[str, str]) -> Callable[[Data], Policy]:
-    """A `baseline` that always answers the median of what was right; `targets`: output port -> column."""
+    """A `baseline` that always answers the median of what was right; `targets`: output port -> column.
+
+    What is no number counts nowhere; where there is none at all, the answer is NaN.
+    """
 
     def baseline(data: Data) -> Policy:
-        answers = {
-            p.name: np.asarray(np.median(data.column(targets[p.name]), axis=0), p.dtype).reshape(p.shape)
-            for p in model.outputs
-        }
+        answers = {}
+        for port in model.outputs:
+            right = np.asarray(data.column(targets[port.name]), np.float64)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # a column without a number
+                median = np.nanmedian(np.where(np.isfinite(right), right, np.nan), axis=0)
+            answers[port.name] = np.asarray(median, port.dtype).reshape(port.shape)
         return Steady(model=model, answers=answers)
 
     return baseline
@@ -137,11 +154,14 @@ def read_times(table: Table, column: str, tick_ns: int) -> Array:
     place = table.column([column.lower()], "the time")
     if not tick_ns:
         return table.times_ns(place)
-    numbers = table.numbers(place)
-    if not np.isfinite(numbers).all():
-        row = int(np.flatnonzero(~np.isfinite(numbers))[0])
-        raise InvalidInputError(f"{table.where(row)}: column {column} holds no time. Repair the row or take it out")
-    return np.round(numbers * tick_ns).astype(np.int64)
+    numbers = table.numbers(place) * tick_ns
+    bad = np.flatnonzero(~((numbers >= 0) & (numbers < YEAR_2262_NS)))
+    if len(bad):
+        raise InvalidInputError(
+            f"{table.where(int(bad[0]))}: column {column} holds no time from 0 on, found "
+            f"{table.rows[int(bad[0])][place]!r}. Repair the row or take it out"
+        )
+    return np.round(numbers).astype(np.int64)
 
 
 Rows = dict[int, tuple[float, ...]]  # place on the grid, in ns -> one value for each feature

@@ -1,6 +1,7 @@
 """From an interval to what became of it. Reads the books (spans, members, roles) and goes forward along runs.
 
-It never opens the manifest of a dataset or of its episodes: those are `why`'s path, and `check` compares the two.
+It never opens the manifest of a dataset or of its episodes: those are `why`'s path, and `check` compares the two. Only
+where time is what splits a line does the role stand nowhere else: the books read it there.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Lived:
 
     session: str
     line: str
-    role: str
+    role: str  # in the line's newest dataset version; "by_time": it is in none yet
     start_ns: int
     end_ns: int
     fact: int
@@ -53,7 +54,7 @@ class Held:
     dataset: str
     episode: str
     session: str
-    role: str
+    role: str  # in this version
     start_ns: int
     end_ns: int
     fact: int
@@ -141,7 +142,7 @@ class Forward:
         self._lines = {f.key: str(f.record["line"]) for f in ledger.read(kind="model")}
         self._journals = {j.device: j.lived_until_ns for j in books.journals()}
         self._until: dict[int, int] = {}
-        self._roles: dict[str, dict[str, str]] = {}
+        self._roles: dict[tuple[str, str | None], dict[str, str]] = {}
         self._taught_by: dict[str, dict[str, str]] = {}
         self._standings = Standings(ledger)
 
@@ -192,16 +193,19 @@ class Forward:
             manifest = fact.record["manifest"]
             if manifest["start_ns"] < end_ns and manifest["end_ns"] > start_ns:
                 line = manifest["line"]
-                if line not in self._roles:
-                    self._roles[line] = self._books.roles(line)
                 yield Lived(
                     session=fact.key,
                     line=line,
-                    role=self._roles[line].get(fact.key, ""),
+                    role=self._role(line, fact.key),
                     start_ns=manifest["start_ns"],
                     end_ns=manifest["end_ns"],
                     fact=fact.seq,
                 )
+
+    def _role(self, line: str, session: str, dataset: str | None = None) -> str:
+        if (line, dataset) not in self._roles:
+            self._roles[line, dataset] = self._books.roles(line, dataset)
+        return self._roles[line, dataset].get(session, "")
 
     def _held(self, device: Device, sessions: tuple[Lived, ...], start_ns: int, end_ns: int) -> Iterator[Held]:
         for member in self._books.members(device.number, start_ns, end_ns):
@@ -210,7 +214,7 @@ class Forward:
                 dataset=member.dataset,
                 episode=member.episode,
                 session=lived.session if lived else "",
-                role=lived.role if lived else "",
+                role=self._role(lived.line, lived.session, member.dataset) if lived else "",
                 start_ns=max(member.start_ns, start_ns),
                 end_ns=min(member.end_ns, end_ns),
                 fact=member.fact,

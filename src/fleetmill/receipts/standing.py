@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleetmill.core.plain import build
-from fleetmill.core.verdict import Reason
+from fleetmill.core.verdict import Verdict
 from fleetmill.judge import outside
 from fleetmill.seams.ledger import Fact, Ledger
 
@@ -20,7 +20,7 @@ class Judgement:
     decision: str
     against: str  # digest of the champion of then; "": the line's baseline
     dataset: str
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...]  # and the held-out sessions that were no pairs
     decided: str  # what a person said of it afterwards; "": nobody did
     fact: int
 
@@ -97,7 +97,7 @@ def _judgement(fact: Fact, decided: Mapping[str, Any] | None) -> Judgement:
         decision=record["decision"],
         against=record["champion"],
         dataset=record["dataset"],
-        reasons=tuple(build(Reason, reason).sentence() for reason in record["reasons"]),
+        reasons=build(Verdict, record).sentences(),
         decided=f"{decided['word']} by {decided['by']}: {decided['reason']}" if decided else "",
         fact=fact.seq,
     )

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fleetmill.core.dataset import refined_key
 from fleetmill.core.errors import InvalidInputError, NotFoundError
+from fleetmill.receipts.dataset import LabelsUsed, Sets
 from fleetmill.receipts.standing import Standing, Standings
 from fleetmill.release import publish as release
 from fleetmill.seams.ledger import Fact, Ledger
@@ -46,6 +48,8 @@ class Training:
     settings: Mapping[str, Any]
     labels: Mapping[str, float]  # rows by who labelled them
     fact: int
+    command: str = ""  # digest of a training command's words; "": the line trained in a function
+    environment: str = ""  # of the image or environment that the command ran in, as its owner named it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +63,7 @@ class Why:
     descent: tuple[Training, ...]  # the model's own training first, then its parent's, to the first
     learned_from: tuple[Owed, ...]
     judged_on: tuple[Owed, ...]
+    labels: tuple[LabelsUsed, ...]  # from outside, in what it learned from or was judged on
     devices: tuple[str, ...]  # that lived what it learned from
     standing: Standing
     fact: int
@@ -112,7 +117,7 @@ class Backward:
         self._made_by = {f.record["model"]: str(f.record["made_by"]) for f in ledger.read(kind="entered")}
         self._verdicts = [f.record for f in ledger.read(kind="verdict")]
         self._numbers = {f.key: int(f.record["number"]) for f in ledger.read(kind="device")}
-        self._standings = Standings(ledger)
+        self._standings, self._sets = Standings(ledger), Sets(ledger)
         self._places: dict[str, list[Owed]] = {}
 
     def why(self, model: str) -> Why:
@@ -132,6 +137,7 @@ class Backward:
             descent=descent,
             learned_from=learned,
             judged_on=self._owed(list(judged), ("held_out",)),
+            labels=self._labels(datasets, list(judged)),
             devices=tuple(sorted({p.device for p in learned})),
             standing=self._standings.of(model),
             fact=fact.seq,
@@ -164,7 +170,17 @@ class Backward:
             settings=record.get("settings", {}),
             labels=rows,
             fact=(run or made).seq,
+            command=record.get("command", ""),
+            environment=record.get("environment", ""),
         )
+
+    def _labels(self, learned: list[str], judged: list[str]) -> tuple[LabelsUsed, ...]:
+        """The label sets that taught or asked, each once for what it was used for."""
+        taught, asked = (
+            self._sets.of([self._ledger.get("dataset", d).record["manifest"] for d in datasets], roles)
+            for datasets, roles in ((learned, TAUGHT), (judged, ("held_out",)))
+        )
+        return (*taught, *asked)
 
     def _owed(self, datasets: list[str], roles: tuple[str, ...]) -> tuple[Owed, ...]:
         """The pieces that any of the datasets holds in these roles, each once, with all datasets that hold it."""
@@ -185,7 +201,7 @@ class Backward:
         return self._places[dataset]
 
     def _part(self, manifest: Mapping[str, Any], part: Mapping[str, Any]) -> Iterator[Owed]:
-        key = f"{manifest['line']}/{manifest['line_version']}/{part['session']}"
+        key = refined_key(manifest["line"], manifest["line_version"], part["session"], part.get("labels", ()))
         places = {p["digest"]: p for p in self._ledger.get("refined", key).record["episodes"]}
         refs = self._ledger.get("session", part["session"]).record["manifest"]["recordings"]
         for episode in part["episodes"]:

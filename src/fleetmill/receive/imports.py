@@ -14,6 +14,7 @@ from fleetmill.core.errors import ConflictError, IntegrityError, InvalidInputErr
 from fleetmill.core.fleet import Device
 from fleetmill.core.ids import sha256
 from fleetmill.core.line import UNREADABLE, Feature, Files, Foreign, Line, Message
+from fleetmill.core.moment import short
 from fleetmill.core.plain import plain
 from fleetmill.core.recording import RecordingInfo, RecordingRef, Session
 from fleetmill.receive import formats_mcap, inbox, parts, roll
@@ -136,6 +137,16 @@ def convert(
             and what to do.
         IntegrityError: a truncated or damaged file.
     """
+    for foreign in read_sessions(path, line, skip_broken=skip_broken):
+        yield _convert(foreign, line, device, tags or {})
+
+
+def read_sessions(path: Path, line: Line, *, skip_broken: bool = False) -> Iterator[Foreign]:
+    """The sessions in foreign files as an importer of the line finds them.
+
+    Raises:
+        InvalidInputError, IntegrityError: as in `convert`.
+    """
     files = open_files(path)
     importers = [*line.importers, formats_mcap.importer]
     chosen = next((i for i in importers if i.detects(files)), None)
@@ -148,7 +159,7 @@ def convert(
     found = 0
     for foreign in _sessions(chosen.read_past if skip_broken and chosen.read_past else chosen.read, files, path):
         found += 1
-        yield _convert(foreign, line, device, tags or {})
+        yield foreign
     if not found:
         raise InvalidInputError(f"{path}: a {chosen.name} without a single session")
 
@@ -170,8 +181,8 @@ def import_path(
     `skip_broken` passed over goes to the account dropped(unreadable).
 
     Raises:
-        ConflictError: a session of that name came in before with other content or tags, or its content came in under
-            another name: one drive counts once, and has one role.
+        ConflictError: a session of that name came in before with other content or tags, its content came in under
+            another name, or its time is another session's: one drive counts once, and has one role.
     """
     converted = list(convert(path, line, device=device, tags=tags, skip_broken=skip_broken))
     _check_new(inbox.sessions(ledger, line.name), converted)
@@ -179,13 +190,42 @@ def import_path(
 
 
 def _check_new(known: Sequence[Session], converted: Sequence[Converted]) -> None:
-    """Refuse content that is here under another name: it would be lived twice, and could be both taught and asked."""
+    """Refuse content or time that is here already: it would be lived twice, and could be both taught and asked."""
     keys = {s.source: s.key for s in known if s.source}
+    here: dict[str, dict[str, Session]] = {}
+    for s in known:
+        here.setdefault(s.device, {})[s.key] = s
     for c in converted:
-        key = f"{c.device}/{c.name}"
-        if keys.setdefault(c.source, key) != key:
+        session, others = c.session(0), here.setdefault(c.device, {})
+        if keys.setdefault(c.source, session.key) != session.key:
             first = keys[c.source]
-            raise ConflictError(f"session {key}: the same recordings came in as {first}. Bring each drive once")
+            raise ConflictError(f"session {session.key}: the same recordings came in as {first}. Bring each drive once")
+        if session.key in others:
+            _check_same(others[session.key], session)
+        for other in others.values():
+            if other.key != session.key and other.start_ns < session.end_ns and session.start_ns < other.end_ns:
+                raise ConflictError(
+                    f"session {session.key}: from {short(session.start_ns)} to {short(session.end_ns)}, and "
+                    f"{other.key} is here with {short(other.start_ns)} to {short(other.end_ns)}. Give only what lies "
+                    "outside, or another --device if it is another machine"
+                )
+        others[session.key] = session
+
+
+def _check_same(before: Session, now: Session) -> None:
+    """Refuse another content under a name that is taken, and say what can be done."""
+    if before == replace(now, number=before.number):
+        return
+    if now.start_ns == before.start_ns and now.end_ns > before.end_ns:
+        end = short(before.end_ns)
+        raise ConflictError(
+            f"session {now.key}: came in before and ended at {end}; this file goes on inside it until "
+            f"{short(now.end_ns)}. A session comes in once: give a file with only the rows from {end} on"
+        )
+    raise ConflictError(
+        f"session {now.key}: came in before with other content or tags, from {short(before.start_ns)} to "
+        f"{short(before.end_ns)}. Give the same again, or another --device if it is another machine"
+    )
 
 
 def _sessions(read: Callable[[Files], Iterator[Foreign]], files: Files, path: Path) -> Iterator[Foreign]:
@@ -268,9 +308,9 @@ def _enter(ledger: Ledger, books: Books, blobs: Blobs, line: Line, c: Converted)
     known = [s for s in inbox.sessions(ledger, line.name) if s.device == device.name]
     same = next((s for s in known if s.name == c.name), None)
     session = c.session(same.number if same else len(known))
-    if same is not None and same != session:
-        raise ConflictError(f"session {session.key}: came in before with other content or tags. Give the same")
-    if same is None:
+    if same is not None:
+        _check_same(same, session)
+    else:
         for clip in c.clips:
             blobs.put(clip.data)
             parts.enter(ledger, blobs, device, clip.ref.digest)

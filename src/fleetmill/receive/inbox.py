@@ -84,7 +84,7 @@ def close(ledger: Ledger, books: Books, device: Device, line: Line, session: Ses
     drafts = [d for r in session.recordings for d in _landed(books, device, r)]
     record = {"manifest": plain(session), "signature": signature}
     drafts.append(Draft(kind="session", key=session.key, record=record))
-    given = role(line.split, device=device.number, session=session.number)
+    given = role(line.split, device=device.nth, session=session.number)
     drafts.append(
         Draft(
             kind="role",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from fleetmill.core.errors import ConflictError, InvalidInputError, NotFoundError
 from fleetmill.core.fleet import Device
 from fleetmill.core.ids import checked_name, sha256
-from fleetmill.core.plain import build, plain
+from fleetmill.core.plain import build
 from fleetmill.seams.ledger import Draft, Ledger
 
 
@@ -40,9 +41,16 @@ def enrol(ledger: Ledger, *, name: str, secret: str, public_key: str, hardware: 
         raise InvalidInputError(f"device {name}: the token's secret is wrong. Use the one that `device enrol` printed")
     if len(public_key) != 64 or not set(public_key) <= set("0123456789abcdef"):
         raise InvalidInputError("public_key: must be 64 hex digits (Ed25519, 32 raw bytes)")
-    device = Device(name=name, number=invited["number"], line=invited["line"], hardware=hardware, public_key=public_key)
+    device = Device(
+        name=name,
+        number=invited["number"],
+        line=invited["line"],
+        hardware=hardware,
+        public_key=public_key,
+        place=invited.get("place"),
+    )
     try:
-        ledger.append([Draft(kind="device", key=name, record=plain(device))])
+        ledger.append([Draft(kind="device", key=name, record=device.record)])
     except ConflictError:
         raise ConflictError(f"device {name}: is enrolled with another key. Enrol under another name") from None
     return device
@@ -54,9 +62,17 @@ def ensure_imported(ledger: Ledger, name: str, *, line: str) -> Device:
     try:
         device = find(ledger, name)
     except NotFoundError:
-        invited = Draft(kind="invited", key=name, record=_invitation(ledger, name, line, secret_sha256=""))
-        device = Device(name=name, number=invited.record["number"], line=line, hardware="import", public_key="")
-        ledger.append([invited, Draft(kind="device", key=name, record=plain(device))])
+        record = _invitation(ledger, name, line, secret_sha256="")
+        invited = Draft(kind="invited", key=name, record=record)
+        device = Device(
+            name=name,
+            number=record["number"],
+            line=line,
+            hardware="import",
+            public_key="",
+            place=record.get("place"),
+        )
+        ledger.append([invited, Draft(kind="device", key=name, record=device.record)])
     if device.line != line:
         raise ConflictError(f"device {name}: is on line {device.line}, not {line}. Give another --device")
     return device
@@ -76,8 +92,10 @@ def devices(ledger: Ledger) -> list[Device]:
     return sorted((build(Device, f.record) for f in ledger.read(kind="device")), key=lambda d: d.number)
 
 
-def _invitation(ledger: Ledger, name: str, line: str, *, secret_sha256: str) -> dict[str, object]:
-    known = {f.key for f in ledger.read(kind="invited")}
+def _invitation(ledger: Ledger, name: str, line: str, *, secret_sha256: str) -> dict[str, Any]:
+    known = {f.key: f.record["line"] for f in ledger.read(kind="invited")}
     if name in known:
         raise ConflictError(f"device {name}: is enrolled or invited already. Choose another name")
-    return {"name": name, "number": len(known), "line": line, "secret_sha256": secret_sha256}
+    number, place = len(known), list(known.values()).count(line)
+    found = {"name": name, "number": number, "line": line, "secret_sha256": secret_sha256}
+    return found if place == number else {**found, "place": place}

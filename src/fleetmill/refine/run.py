@@ -1,4 +1,7 @@
-"""Refining: closed sessions become a dataset version. Each session is cut once, whatever version it goes into."""
+"""Refining: closed sessions become a dataset version.
+
+Each session is cut once, whatever version it goes into, and anew when labels from outside come to it.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,16 @@ import numpy as np
 import simplejpeg
 
 from fleetmill.core import canonical
-from fleetmill.core.custody import Posting
-from fleetmill.core.dataset import DatasetVersion, Part
+from fleetmill.core.custody import Posting, Span, cut, move
+from fleetmill.core.dataset import DatasetVersion, Part, refined_key
 from fleetmill.core.errors import IntegrityError, NotFoundError
+from fleetmill.core.label import LabelSet, merged
 from fleetmill.core.line import Array, Episode, Line, Message
-from fleetmill.core.plain import plain
+from fleetmill.core.plain import build, plain
 from fleetmill.core.recording import Session
 from fleetmill.core.split import ROLES, in_time
 from fleetmill.refine import data as datasets
-from fleetmill.refine import stages
+from fleetmill.refine import outside, stages
 from fleetmill.seams import recordings
 from fleetmill.seams.blobs import Blobs
 from fleetmill.seams.books import Books
@@ -30,12 +34,14 @@ Read = Callable[[str], bytes]
 def run(
     ledger: Ledger, books: Books, blobs: Blobs, line: Line, sessions: Sequence[Session], *, parent: str = ""
 ) -> DatasetVersion:
-    """The dataset version of exactly these sessions (all that the line has ever had, or fewer).
+    """The dataset version of exactly these sessions (all that the line has ever had, or fewer), with all labels so far.
 
-    Sessions that were refined before are not read again. The digest does not depend on the order of `sessions`.
+    Sessions that were refined before with the same labels are not read again. The digest does not depend on the order
+    of `sessions`.
     """
     roles = _roles(books, line, sessions)
-    facts = {s.key: _refined(ledger, books, blobs, line, s) for s in sessions}
+    sets = outside.read_sets(ledger, blobs, line)
+    facts = {s.key: _refined(ledger, books, blobs, line, s, outside.touching(sets, s)) for s in sessions}
     parts = tuple(
         Part(
             session=s.key,
@@ -43,22 +49,42 @@ def run(
             role=roles[s.key],
             episodes=tuple(place["digest"] for place in facts[s.key].record["episodes"]),
             rows=sum(place["rows"] for place in facts[s.key].record["episodes"]),
+            labels=tuple(facts[s.key].record.get("labels", ())),
+            sources=facts[s.key].record.get("sources", {}),
         )
         for s in sorted(sessions, key=lambda s: (s.device, s.number))
     )
-    version = DatasetVersion(line=line.name, line_version=line.version, parts=parts, parent=parent)
-    _enter(ledger, blobs, version, facts)
-    return version
+    made = DatasetVersion(line=line.name, line_version=line.version, parts=parts, parent=parent)
+    _enter(ledger, blobs, made, facts)
+    return made
 
 
-def open_data(ledger: Ledger, blobs: Blobs, version: str) -> datasets.Dataset:
+def rows_to_learn(ledger: Ledger, books: Books, blobs: Blobs, line: Line, sessions: Sequence[Session]) -> int:
+    """How many rows of these sessions would train; none where everything waits for labels."""
+    roles, sets = _roles(books, line, sessions), outside.read_sets(ledger, blobs, line)
+    cut = (
+        _refined(ledger, books, blobs, line, s, outside.touching(sets, s)) for s in sessions if roles[s.key] == "train"
+    )
+    return sum(place["rows"] for fact in cut for place in fact.record["episodes"])
+
+
+def version(ledger: Ledger, digest: str) -> DatasetVersion:
+    """A dataset version that was made before.
+
+    Raises:
+        NotFoundError: no such version.
+    """
+    return build(DatasetVersion, ledger.get("dataset", digest).record["manifest"])
+
+
+def open_data(ledger: Ledger, blobs: Blobs, digest: str) -> datasets.Dataset:
     """A dataset version's rows, memory-mapped.
 
     Raises:
         NotFoundError: no such version.
     """
-    record = ledger.get("dataset", version).record
-    return datasets.Dataset({role: open_table(blobs.path(digest)) for role, digest in record["shards"].items()})
+    shards = ledger.get("dataset", digest).record["shards"]
+    return datasets.Dataset({role: open_table(blobs.path(shard)) for role, shard in shards.items()})
 
 
 def read_session(session: Session, read: Read) -> list[Message]:
@@ -76,13 +102,17 @@ def _roles(books: Books, line: Line, sessions: Sequence[Session]) -> Mapping[str
     return books.roles(line.name)
 
 
-def _refined(ledger: Ledger, books: Books, blobs: Blobs, line: Line, session: Session) -> Fact:
-    key = f"{line.name}/{line.version}/{session.key}"
+def _refined(
+    ledger: Ledger, books: Books, blobs: Blobs, line: Line, session: Session, sets: Sequence[LabelSet]
+) -> Fact:
+    key = refined_key(line.name, line.version, session.key, [s.digest for s in sets])
     try:
         return ledger.get("refined", key)
     except NotFoundError:
         pass
-    found = list(stages.episodes(line, session, read_session(session, blobs.get)))
+    labels = [label for s in sets for label in s.labels]
+    messages, sources = merged(line, read_session(session, blobs.get), labels)
+    found = list(stages.episodes(line, session, messages))
     places = [_place(e) for e in found]
     frames = [stages.frame_digests(line, e) for e in found]
     record = {
@@ -93,6 +123,8 @@ def _refined(ledger: Ledger, books: Books, blobs: Blobs, line: Line, session: Se
         "shard": blobs.put(write_table(found, places)) if found else "",
         "frames": blobs.put(np.concatenate([*frames, np.zeros(0, np.uint64)]).tobytes()),
     }
+    if sets:
+        record |= {"labels": [s.digest for s in sets], "sources": stages.labelled_rows(found, sources)}
     number = ledger.get("device", session.device).record["number"]
     moves = [p for ref in session.recordings for p in _custody(books, number, ref.start_ns, ref.end_ns, places)]
     drafts = [Draft(kind="moved", key=p.key, record=plain(p)) for p in moves]
@@ -119,7 +151,7 @@ def _enter(ledger: Ledger, blobs: Blobs, version: DatasetVersion, facts: dict[st
     shards = {role: _shard(blobs, version, role, facts) for role in ROLES}
     record = {
         "digest": version.digest,
-        "manifest": plain(version),
+        "manifest": version.record,
         "members": members,
         "shards": {role: digest for role, digest in shards.items() if digest},
     }
@@ -152,34 +184,36 @@ def _place(e: Episode) -> Place:
 
 
 def _custody(books: Books, device: int, start_ns: int, end_ns: int, places: Sequence[Place]) -> Iterator[Posting]:
-    """What was landed is refined where an episode covers it, and left out, with the reason, where none does."""
-    edges = {start_ns, end_ns}
-    for place in places:
-        edges |= {t for t in (place.start_ns, place.end_ns) if start_ns < t < end_ns}
+    """Where an episode covers what was landed or left out, it is refined; where none does, it is left out, with reason.
+
+    What is refined stays so: another cut may leave it out, and use is not custody.
+    """
     held = books.spans(device, start_ns, end_ns)
-    if any(s.account != "landed" for s in held):
-        return  # another line's cut, or an earlier version's, moved it before: use is not custody
-    (span,) = held
-    ordered = sorted(edges)
-    given = [0, 0]
-    for a, b in itertools.pairwise(ordered):
+    ends = [(p.start_ns, p.end_ns) for p in places] + [(s.start_ns, s.end_ns) for s in held]
+    edges = {t for pair in ends for t in pair if start_ns <= t <= end_ns}
+    for a, b in itertools.pairwise(sorted(edges)):
+        span = next((s for s in held if s.start_ns <= a < s.end_ns), None)
         inside = any(p.start_ns <= a and b <= p.end_ns for p in places)
-        # each posting cuts what the one before left, so amounts are shares of the rest
-        size = (span.bytes - given[0]) * (b - a) // (end_ns - a)
-        messages = (span.messages - given[1]) * (b - a) // (end_ns - a)
-        given = [given[0] + size, given[1] + messages]
-        yield Posting(
-            device=device,
-            track=0,
-            start_ns=a,
-            end_ns=b,
-            bytes=size,
-            messages=messages,
-            source="landed",
-            to="refined" if inside else "left_out",
-            reason="" if inside else "not_cut",
-            by="factory",
-        )
+        if span is None or span.account not in ("landed", "left_out") or (span.account == "left_out" and not inside):
+            continue
+        posting = _posting(device, cut(span, a, b)[1], inside=inside)
+        held = [*(s for s in held if s is not span), *move(posting, [span])]
+        yield posting
+
+
+def _posting(device: int, span: Span, *, inside: bool) -> Posting:
+    return Posting(
+        device=device,
+        track=0,
+        start_ns=span.start_ns,
+        end_ns=span.end_ns,
+        bytes=span.bytes,
+        messages=span.messages,
+        source=span.account,
+        to="refined" if inside else "left_out",
+        reason="" if inside else "not_cut",
+        by="factory",
+    )
 
 
 def _pixels(message: Message) -> Message:

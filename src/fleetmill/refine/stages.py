@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -44,6 +44,20 @@ def episodes(line: Line, session: Session, messages: Sequence[Message]) -> Itera
         for episode in line.cut(stretch):
             _check(line, session, episode)
             yield episode
+
+
+def labelled_rows(found: Sequence[Episode], sources: Mapping[str, Array]) -> dict[str, int]:
+    """How many rows each source labelled: those that last while one of its instants, as `core.label.merged` gives them.
+
+    A row lasts until the next one, the last one until its episode ends.
+    """
+    rows = dict.fromkeys(sources, 0)
+    for episode in found:
+        times = np.asarray(episode.times_ns)
+        for source, at in sources.items():
+            inside = at[(at >= times[0]) & (at < episode.end_ns)]
+            rows[source] += len(np.unique(np.searchsorted(times, inside, side="right")))
+    return {source: number for source, number in sorted(rows.items()) if number}
 
 
 def digest(episode: Episode) -> str:

@@ -20,6 +20,7 @@ import math
 import numpy as np
 
 from fleetmill import Check, Feature, Judging, Line, ModelSpec, Port
+from fleetmill.core.errors import InvalidInputError
 $imports
 PERIOD_NS = $period
 
@@ -61,8 +62,9 @@ def train(job, tracker):
 
     from fleetmill.engines.export_onnx import export
 
-    data = job.data.split("train")
-    seen, right = side_by_side(data.column, OBSERVED), side_by_side(data.column, RIGHT)
+    seen, right = whole_rows(job.data.split("train").column, OBSERVED, RIGHT)
+    if not len(seen):
+        raise InvalidInputError("$name: not one whole row to learn from; import more")
     mean, spread = seen.mean(axis=0), seen.std(axis=0)
     spread = np.where(spread > 1e-9, spread, 1.0)
     normal = np.column_stack([(seen - mean) / spread, np.ones(len(seen))])
@@ -80,15 +82,18 @@ def train(job, tracker):
 
 
 def score(policy, episode):
-    """Sums, never means: trials are pooled."""
-    said = policy.ask({f.name: np.asarray(episode.columns[f.name], np.float32) for f in OBSERVED})
-    wrong = np.abs(side_by_side(said.get, SAYS) - side_by_side(episode.columns.get, RIGHT))
+    """Sums, never means: trials are pooled. An instant of which a number is missing counts nowhere."""
+    seen, right = whole_rows(episode.columns.get, OBSERVED, RIGHT)
+    parts = np.split(seen.astype(np.float32), np.cumsum([math.prod(f.shape) for f in OBSERVED])[:-1], axis=1)
+    said = policy.ask({f.name: part.reshape(-1, *f.shape) for f, part in zip(OBSERVED, parts)})
+    wrong = np.abs(side_by_side(said.get, SAYS) - right)
     return {"wrong": wrong.sum(), "numbers": np.float64(wrong.size)}
 
 
 def metrics(tallies):
-    """The mean absolute error of everything that was said."""
-    return {"mae": float(sum(t["wrong"] for t in tallies) / max(sum(t["numbers"] for t in tallies), 1.0))}
+    """The mean absolute error of everything that was said; NaN of nothing."""
+    numbers = sum(t["numbers"] for t in tallies)
+    return {"mae": float(sum(t["wrong"] for t in tallies) / numbers) if numbers else math.nan}
 
 
 line = Line(
@@ -112,13 +117,13 @@ $importers)
 
 _TEST = Template('''"""The line keeps the contract: each breach would be one sentence."""
 
-from fleetmill.testing import check_line, made_up
+from fleetmill.testing import check_line
 
 from ${name}_line import line
 
 
 def test_the_line_keeps_the_contract():
-    assert check_line(line, stretches=made_up(line, seconds=50 / line.model.rate_hz)) == []
+    assert check_line(line) == []
 ''')
 
 _PROJECT = Template("""[build-system]
@@ -132,6 +137,9 @@ description = "The production line $name for Fleetmill."
 requires-python = ">=3.10"
 dependencies = ["fleetmill"]
 
+[project.optional-dependencies]
+test = ["fleetmill[testing]"]
+
 [project.entry-points."fleetmill.lines"]
 $name = "${name}_line:line"
 
@@ -144,7 +152,7 @@ _README = Template("""# The line `$name`
 It observes $observed and says $said, by linear least squares. `${name}_line.py` is all of it: change what you like.
 
 ```
-pip install -e .
+pip install -e '.[test]'
 pytest
 fleetmill lines
 fleetmill init --home my-home
@@ -189,10 +197,11 @@ def files(name: str, source: Source, chosen: Chosen) -> dict[str, str]:
 def _line(name: str, source: Source, chosen: Chosen) -> str:
     ready = "from fleetmill.lines.ready import rows_of\n" if source.alike else ""
     tabular = sorted([*(["Clock", "csv_rows"] if source.clock else []), *([] if source.alike else ["latest_of"])])
+    tabular += ["side_by_side", "steady", "whole_rows"]
     return _LINE.substitute(
         name=name,
         what=source.what,
-        imports=f"{ready}from fleetmill.lines.tabular import {', '.join([*tabular, 'side_by_side', 'steady'])}\n",
+        imports=f"{ready}from fleetmill.lines.tabular import {', '.join(tabular)}\n",
         period=f"{source.period_ns:_}",
         observed="\n".join(_feature(f.feature) for f in chosen.observed),
         says="\n".join(_feature(t.says) for t in chosen.targets),

@@ -7,8 +7,10 @@ from typing import Any
 
 from sqlalchemy import Row, Select, Table, func, select
 
+from fleetmill.core import canonical
 from fleetmill.core.custody import DAY_NS, LIVED, Span
 from fleetmill.core.journal import Totals
+from fleetmill.core.split import BY_TIME
 from fleetmill.seams import projections, schema
 from fleetmill.seams.ledger import SqlLedger, open_ledger
 
@@ -143,10 +145,27 @@ class Books:
         (row,) = self._rows(query.where(t.c.device == device))
         return None if row.first is None else (int(row.first), int(row.last))
 
-    def roles(self, line: str) -> dict[str, str]:
-        """Each session's role on a line: train, validation or held_out."""
+    def roles(self, line: str, dataset: str | None = None) -> dict[str, str]:
+        """Each session's role on a line in a dataset version, by default its newest: train, validation or held_out.
+
+        Most are given once, whatever the version. Where the line is split by time the version decides; a session that
+        is not in it has the role ``by_time``.
+        """
         t = schema.role
-        return {r.session: r.role for r in self._rows(select(t.c.session, t.c.role).where(t.c.line == line))}
+        given = {r.session: r.role for r in self._rows(select(t.c.session, t.c.role).where(t.c.line == line))}
+        if BY_TIME not in given.values():
+            return given
+        return dict.fromkeys(given, BY_TIME) | dict(self._parts(line, dataset))
+
+    def _parts(self, line: str, dataset: str | None) -> list[tuple[str, str]]:
+        """(session, role) by the manifest of a dataset version; without `dataset` of the line's newest."""
+        t = schema.fact
+        query = select(t.c.record).where(t.c.kind == "dataset").order_by(t.c.seq.desc())
+        for row in self._rows(query if dataset is None else query.where(t.c.key == dataset)):
+            manifest = canonical.loads(row.record)["manifest"]
+            if manifest["line"] == line:
+                return [(part["session"], part["role"]) for part in manifest["parts"]]
+        return []
 
     def faults(self) -> list[str]:
         """Why the books do not balance; none when they do. Each names device, day, account and difference."""

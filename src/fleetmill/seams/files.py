@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -28,6 +29,23 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except OSError as error:
         temp.unlink(missing_ok=True)
         raise UnavailableError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def copy_whole(source: Path, to: Path) -> None:
+    """Make `to` a copy of a file, or leave what was there. A copy and no link: who changes it must not reach `source`.
+
+    Raises:
+        UnavailableError: see `write_whole`.
+    """
+    temp = to.with_name(f".{to.name}{UNFINISHED}")
+    try:
+        shutil.copyfile(source, temp)
+        sync_file(temp)
+        temp.replace(to)
+        sync_folder(to.parent)
+    except OSError as error:
+        temp.unlink(missing_ok=True)
+        raise UnavailableError(f"{to}: cannot be written: {error.strerror}") from error
 
 
 def sync_folder(folder: Path) -> None:

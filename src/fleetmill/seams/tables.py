@@ -100,6 +100,25 @@ def open_table(path: Path) -> ColumnTable:
     return ColumnTable(batch, [Place(**place) for place in places])
 
 
+def write_parquet(path: Path) -> bytes:
+    """The same columns as Parquet bytes, for other tools; what has axes is a list of fixed length."""
+    import pyarrow.parquet as pq  # slow to load, and seldom wanted
+
+    with pa.ipc.open_file(pa.memory_map(str(path), "r")) as reader:
+        table = reader.read_all()
+    plain_columns = [_listed(table.column(i)) for i in range(table.num_columns)]
+    sink = io.BytesIO()
+    pq.write_table(pa.table(dict(zip(table.column_names, plain_columns, strict=True))), sink)
+    return sink.getvalue()
+
+
+def _listed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of tensors as lists, their numbers one after another."""
+    if not isinstance(column.type, pa.FixedShapeTensorType):
+        return column
+    return pa.chunked_array([chunk.storage for chunk in column.chunks])
+
+
 def _column(values: Array) -> pa.Array:
     if values.ndim == 1:
         return pa.array(values)

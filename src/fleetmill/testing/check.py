@@ -1,31 +1,37 @@
 """`check_line`: does a line keep its contract? Each breach is one sentence.
 
-What it does: it lives a few short sessions in the line's world (or takes the messages that it is given), records and
-reads them back, cuts, trains with few steps, scores, guards. A line's own tests show that it is good; this shows that
-it is a line. One thing is not asked of a line whose training is a command: the same bytes for the same seed. What it
-runs on is its owner's, and a GPU need not give them.
+What it does: it lives a few short sessions in the line's world (or takes the messages that it is given, or makes some
+up), records and reads them back, cuts, trains with few steps, scores, guards. Then it asks the same of sessions,
+actions and files that are generated to be awkward (`probes`), and tells of each breach the smallest case. A line's own
+tests show that it is good; this shows that it is a line. One thing is not asked of a line whose training is a command:
+the same bytes for the same seed. What it runs on is its owner's, and a GPU need not give them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from fleetmill.core import trigger, wire
 from fleetmill.core.drive import Moment, drive
-from fleetmill.core.errors import FleetmillError
+from fleetmill.core.errors import EngineMissingError, InvalidInputError, LineError
 from fleetmill.core.ids import checked_name
-from fleetmill.core.line import Array, Episode, Frame, Line, Message, Metrics, Stretch, TrainCommand, TrainJob
+from fleetmill.core.line import Array, Episode, Frame, Line, Message, Policy, Stretch, TrainCommand, TrainJob
 from fleetmill.engines.runtime_onnx import OnnxRuntime
 from fleetmill.refine import stages
 from fleetmill.seams import recordings
 from fleetmill.seams.runtime import RunningPolicy, policies
 from fleetmill.seams.tables import Place, write_table
+from fleetmill.testing import rules
+from fleetmill.testing.compared import Broken, equal, fits, is_float, member
 from fleetmill.testing.kit import Held, Notes
+from fleetmill.testing.made import made_up
 from fleetmill.train import command, trainer
 
 _START_NS = 1_767_225_600_000_000_000
@@ -35,30 +41,50 @@ _NONE: Mapping[str, Any] = {"steps": 0}
 Breaches = Iterator[str]
 
 
-def check_line(line: Line, *, stretches: Sequence[Stretch] = ()) -> list[str]:
-    """Every breach of the contract, none for a good line. `stretches`: for a line without a world, something to cut.
+def check_line(line: Line, *, stretches: Sequence[Stretch] = (), files: Mapping[str, bytes] | None = None) -> list[str]:
+    """Every breach of the contract, none for a good line.
 
-    Stops after the first part that has breaches, since the later ones would only repeat them.
+    `stretches`: for a line without a world, something to cut and to learn from; else it is made up. `files`: foreign
+    ones by name, as an importer reads them; broken ones are made of these. Stops after the first part that has
+    breaches, since the later ones would only repeat them.
+
+    Raises:
+        EngineMissingError: Hypothesis, which generates the sessions, is not installed.
     """
-    context = _Context(line, list(stretches))
-    for part in (_names, _world, _recorded, _cut, _trains, _scores, _guards):
+    context = _Context(line, list(stretches), files or _sample(line), _probes())
+    for part in _PARTS:
+        found: list[str] = []
         try:
-            found = list(part(context))
-        except FleetmillError as error:
-            found = [f"{part.__name__.strip('_')}: {error}"]
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")  # awkward numbers make numpy talk; a warning is no breach
+                with member(part.__name__.strip("_").partition("_")[0]):
+                    found += part(context)
+        except Broken as broken:
+            found.append(str(broken))
         if found:
-            return [f"line {line.name}: {breach}" for breach in found]
+            return [f"line {line.name}: {breach}" for breach in dict.fromkeys(found)]  # not once for each episode
     return []
+
+
+def _probes() -> ModuleType:
+    try:
+        from fleetmill.testing import probes
+    except ModuleNotFoundError as error:
+        raise EngineMissingError(str(error.name), extra="testing") from error
+    return probes
+
+
+def _sample(line: Line) -> Mapping[str, bytes]:
+    return line.recipe.sample(0) if line.recipe and line.recipe.sample else {}
 
 
 class _Context:
     """What the parts hand on to each other."""
 
-    def __init__(self, line: Line, stretches: list[Stretch]) -> None:
-        self.line, self.stretches = line, stretches
+    def __init__(self, line: Line, stretches: list[Stretch], foreign: Mapping[str, bytes], probes: ModuleType) -> None:
+        self.line, self.stretches, self.foreign, self.probes = line, stretches, foreign, probes
         self.episodes: list[Episode] = []
-        self.files: Mapping[str, bytes] = {}
-        self.metrics: Metrics = {}
+        self.files: Mapping[str, bytes] = {}  # of the trained model
 
     def policy(self) -> RunningPolicy:
         """The trained model, fresh."""
@@ -85,7 +111,8 @@ def _names(c: _Context) -> Breaches:
         if port.feeds is not None and port.feeds not in inputs:
             yield f"port {port.name}: feeds {port.feeds!r}, which is no input port"
     for t in line.triggers:
-        unknown = trigger.parse(t.when).terms - set(features)
+        with member(f"trigger {t.when!r}"):
+            unknown = trigger.parse(t.when).terms - set(features)
         if unknown:
             yield f"trigger {t.when!r}: {', '.join(sorted(unknown))} is not among the features"
     for name in line.benches:
@@ -98,13 +125,13 @@ def _names(c: _Context) -> Breaches:
 
 def _world(c: _Context) -> Breaches:
     if c.line.world is None:
-        if not c.stretches:
-            yield "world: there is none, and no stretches were given to check with"
+        c.stretches = c.stretches or made_up(c.line, seconds=50 / c.line.model.rate_hz)
         return
     for number, scenario in enumerate(("default", "field")):
-        once, again = _live(c.line, scenario, 7 + number), _live(c.line, scenario, 7 + number)
+        with member(f"world({scenario!r}, {7 + number})"):
+            once, again = _live(c.line, scenario, 7 + number), _live(c.line, scenario, 7 + number)
         if not _alike(once, again):
-            yield f"world({scenario!r}, 7): two lives of one seed differ"
+            yield f"world({scenario!r}, {7 + number}): two lives of one seed differ"
         for moment in once:
             yield from _step(c.line, moment)
         c.stretches.append(_stretch(c.line, once, number))
@@ -115,7 +142,7 @@ def _step(line: Line, moment: Moment) -> Breaches:
     for name, value in {**moment.step.observation, **moment.step.label}.items():
         if name not in features:
             yield f"world: gives {name!r}, which is not among the features"
-        elif not _fits(np.asarray(value), features[name].dtype, features[name].shape):
+        elif not fits(np.asarray(value), features[name].dtype, features[name].shape):
             yield f"world: {name} is {np.asarray(value).dtype}{np.shape(value)}, the feature says otherwise"
 
 
@@ -130,36 +157,31 @@ def _recorded(c: _Context) -> Breaches:
                 return
             encoded = recordings.encode(feature, message)
             back = wire.decode(encoded.kind, encoded.payload, feature.shape)["data"]
-            if not np.array_equal(np.asarray(back), np.asarray(message.value["data"]), equal_nan=_is_float(back)):
+            if not np.array_equal(np.asarray(back), np.asarray(message.value["data"]), equal_nan=is_float(back)):
                 yield f"{message.topic}: does not come out of a recording as it went in"
                 return
 
 
 def _cut(c: _Context) -> Breaches:
     for stretch in c.stretches:
-        found, again = list(c.line.cut(stretch)), list(c.line.cut(stretch))
-        messages = list(stretch.messages)
-        first, last = messages[0].log_time_ns, messages[-1].log_time_ns
-        longest = max((f.hold_ns for f in c.line.features), default=0)
-        if len(found) != len(again) or any(not _same(a, b) for a, b in zip(found, again, strict=False)):
-            yield "cut: two cuts of one stretch differ"
-        for e in found:
-            if not len(e.times_ns) or (np.diff(e.times_ns) <= 0).any():
-                yield "cut: an episode without rows, or whose times do not rise"
-            elif e.start_ns < first or e.end_ns > last + max(longest, 1) or e.end_ns <= int(e.times_ns[-1]):
-                yield "cut: an episode's interval must hold its rows and lie within its stretch"
-            for name, column in e.columns.items():
-                if len(column) != len(e.times_ns):
-                    yield f"cut: column {name} has {len(column)} rows, the episode {len(e.times_ns)}"
-        c.episodes += found
+        yield from rules.cut(c.line, stretch)
+        c.episodes += c.line.cut(stretch)
     if not c.episodes:
         yield "cut: nothing was cut out of any stretch"
     elif len({tuple(sorted(e.columns)) for e in c.episodes}) != 1:
         yield "cut: every episode must have the same columns"
 
 
+def _cuts_any(c: _Context) -> Breaches:
+    yield from c.probes.cuts(c.line)
+
+
 def _trains(c: _Context) -> Breaches:
-    first = _train(c, None, _LITTLE)
+    try:
+        first = _train(c, None, _LITTLE)
+    except InvalidInputError as error:
+        yield f"train: refuses these sessions ({error}); give check_line stretches that it can learn from"
+        return
     if not isinstance(c.line.train, TrainCommand) and first != _train(c, None, _LITTLE):
         yield "train: two trainings with one seed give different bytes"
     if "model.onnx" not in first:
@@ -167,7 +189,7 @@ def _trains(c: _Context) -> Breaches:
         return
     c.files = first
     inputs = _inputs(c)
-    if not _equal(c.policy().ask(inputs), policies(c.line, OnnxRuntime(), _train(c, first, _NONE)).ask(inputs)):
+    if not equal(c.policy().ask(inputs), policies(c.line, OnnxRuntime(), _train(c, first, _NONE)).ask(inputs)):
         yield "train: going on from a parent with 0 steps must give the parent's function"
     whole = c.policy().ask(inputs)
     if set(whole) != {p.name for p in c.line.model.outputs}:
@@ -176,48 +198,70 @@ def _trains(c: _Context) -> Breaches:
     singles = [c.policy().ask({k: v[i : i + 1] for k, v in inputs.items()}) for i in range(len(_any(inputs)))]
     for port in c.line.model.outputs:
         one_by_one = np.concatenate([s[port.name] for s in singles])
-        if not np.allclose(whole[port.name], one_by_one, atol=c.line.model.tolerance):
+        if not np.allclose(whole[port.name], one_by_one, atol=c.line.model.tolerance, equal_nan=True):
             yield f"model: output {port.name} depends on what else is in the batch"
-        if not _fits(whole[port.name][0], port.dtype, port.shape):
+        if not fits(whole[port.name][0], port.dtype, port.shape):
             value = whole[port.name]
             yield f"model: output {port.name} is {value.dtype}{value.shape[1:]}, not as the spec says"
 
 
+def _trains_any(c: _Context) -> Breaches:
+    if not isinstance(c.line.train, TrainCommand):  # that would take long, and is its owner's
+        yield from c.probes.trainings(c.line, lambda episodes: _learn(c.line, episodes))
+
+
+def _learn(line: Line, episodes: Sequence[Episode]) -> None:
+    """A model and a baseline from these episodes alone."""
+    with member("train", may=(InvalidInputError, LineError)):
+        job = TrainJob(data=Held(episodes), parent=None, seed=3, settings=_LITTLE)
+        made = trainer.fit(line, job, Notes(), tables=dict, folder=Path())
+    with member("train: its model"):
+        policies(line, OnnxRuntime(), made)
+    with member("judging.baseline", may=(InvalidInputError, LineError)):
+        _baseline(line, episodes)
+
+
 def _scores(c: _Context) -> Breaches:
     line = c.line
-    pairs = [(line.judging.score(_fresh(c), e), line.judging.score(_fresh(c), e)) for e in c.episodes]
-    tallies = [first for first, _ in pairs]
-    if not all(_equal(first, second) for first, second in pairs):
-        yield "judging.score: two scores of one episode differ"
+    faults, tallies = rules.scored(line, c.policy(), c.episodes)
+    yield from faults
+    names = set(tallies[0])
     if line.world is not None and line.judging.live is not None:
-        moments = _live(line, line.judging.scenario, 9, _fresh(c))
-        tallies.append(line.judging.live([m.step for m in moments], [m.sent for m in moments]))
-        tallies.append(line.judging.live([m.step for m in moments], [m.sent for m in moments]))
-    once, turned = line.judging.metrics(tallies), line.judging.metrics(tallies[::-1])
-    if once.keys() != turned.keys() or not all(np.isclose(once[k], turned[k], equal_nan=True) for k in once):
-        yield "judging.metrics: the order of tallies changes the metrics"
+        with member(f"world({line.judging.scenario!r}, 9), with the model"):
+            moments = _live(line, line.judging.scenario, 9, _fresh(c))
+        with member("judging.live"):
+            tallies += [line.judging.live([m.step for m in moments], [m.sent for m in moments]) for _ in range(2)]
+    yield from rules.pooled(line, tallies)
+    told = rules.metrics(line, tallies)
     for check in line.checks:
-        if check.metric not in once:
-            yield f"check on {check.metric}: judging.metrics gives {', '.join(sorted(once))}"
+        if check.metric not in told:
+            yield f"check on {check.metric}: judging.metrics gives {', '.join(sorted(told))}"
         if check.slice is not None and check.slice not in line.slices:
             yield f"check on {check.metric}: no slice is called {check.slice!r}"
-    for name, belongs in line.slices.items():
-        if {belongs(e) for e in c.episodes} - {True, False}:
-            yield f"slice {name!r}: must answer True or False"
-    c.metrics = once
+    with member("judging.baseline"):
+        floor = _baseline(line, c.episodes)
+    with member("judging.score of the baseline"):
+        asked = line.judging.score(floor, c.episodes[0])
+    if set(asked) != names:
+        yield "judging.score: gives other names for the baseline than for the model"
+
+
+def _scores_any(c: _Context) -> Breaches:
+    yield from c.probes.scores(c.line, c.policy())
 
 
 def _guards(c: _Context) -> Breaches:
-    line, policy = c.line, c.policy()
-    inputs = _inputs(c)
-    answer = policy.ask({k: v[:1] for k, v in inputs.items()})
-    action = {p.feature: answer[p.name][0] for p in line.model.outputs if p.feature is not None}
-    observation = {f.name: c.episodes[0].columns[f.name][0] for f in line.features if f.name in c.episodes[0].columns}
-    once, again = line.guard(action, observation, {}), line.guard(action, observation, {})
-    if not (_equal(once[0], again[0]) and _equal(once[1], again[1])):
-        yield "guard: the same action, observation and memory must be answered alike"
-    if set(once[0]) != set(action):
-        yield f"guard: was given {sorted(action)}, sends {sorted(once[0])}"
+    yield from c.probes.guards(c.line)
+
+
+def _takes(c: _Context) -> Breaches:
+    yield from c.probes.importers(c.line, c.foreign)
+
+
+def _baseline(line: Line, episodes: Sequence[Episode]) -> Policy:
+    if line.judging.baseline is None:
+        raise LineError("judging.baseline is missing")  # said before, among the names
+    return line.judging.baseline(Held(episodes))
 
 
 def _live(line: Line, scenario: str, seed: int, policy: RunningPolicy | None = None) -> list[Moment]:
@@ -246,7 +290,7 @@ def _stretch(line: Line, moments: Sequence[Moment], index: int) -> Stretch:
 def _train(c: _Context, parent: Mapping[str, bytes] | None, settings: Mapping[str, Any]) -> Mapping[str, bytes]:
     """By the line's function, or by its command in a folder of its own."""
     job = TrainJob(data=Held(c.episodes), parent=parent, seed=3, settings=settings)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, member("train", may=(InvalidInputError,)):
         return trainer.fit(c.line, job, Notes(), tables=lambda: _tables(c, Path(folder)), folder=Path(folder) / "run")
 
 
@@ -288,28 +332,13 @@ def _fresh(c: _Context) -> RunningPolicy:
 
 def _alike(a: Sequence[Moment], b: Sequence[Moment]) -> bool:
     seen = [[(m.step.observation, m.step.label) for m in life] for life in (a, b)]
-    return len(a) == len(b) and all(_equal(x, y) and _equal(p, q) for (x, p), (y, q) in zip(*seen, strict=True))
-
-
-def _same(a: Episode, b: Episode) -> bool:
-    return (a.start_ns, a.end_ns) == (b.start_ns, b.end_ns) and _equal(a.columns, b.columns)
-
-
-def _equal(a: Frame, b: Frame) -> bool:
-    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k], equal_nan=_is_float(a[k])) for k in a)
-
-
-def _fits(value: Array, dtype: str, shape: tuple[int, ...]) -> bool:
-    return (
-        str(value.dtype) == dtype
-        and value.ndim == len(shape)
-        and all(want in (-1, got) for want, got in zip(shape, value.shape, strict=True))
-    )
-
-
-def _is_float(value: object) -> bool:
-    return np.issubdtype(np.asarray(value).dtype, np.floating)
+    return len(a) == len(b) and all(equal(x, y) and equal(p, q) for (x, p), (y, q) in zip(*seen, strict=True))
 
 
 def _any(frame: Frame) -> Array:
     return next(iter(frame.values()))
+
+
+_PARTS: tuple[Callable[[_Context], Breaches], ...] = (
+    _names, _world, _recorded, _cut, _cuts_any, _guards, _trains, _trains_any, _scores, _scores_any, _takes,
+)  # fmt: skip

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fleetmill.core.line import Array, Feature, Line, Message, Stretch
+from fleetmill.core.line import Array, Line, Message, Stretch
 
-_START_NS = 1_800_000_000_000_000_000
+START_NS = 1_800_000_000_000_000_000
 
 
 def made_up(line: Line, *, number: int = 3, seconds: float = 4.0, seed: int = 0) -> list[Stretch]:
@@ -23,8 +23,13 @@ def made_up(line: Line, *, number: int = 3, seconds: float = 4.0, seed: int = 0)
             index=0,
             tags={},
             messages=[
-                Message(topic=f.name, log_time_ns=at, publish_time_ns=at, value={"data": _value(f, chance)})
-                for at in range(_START_NS, _START_NS + round(seconds * 1e9), period_ns)
+                Message(
+                    topic=f.name,
+                    log_time_ns=at,
+                    publish_time_ns=at,
+                    value={"data": value(f.dtype, f.shape, chance)},
+                )
+                for at in range(START_NS, START_NS + round(seconds * 1e9), period_ns)
                 for f in line.features
                 if f.dtype != "str"
             ],
@@ -33,8 +38,9 @@ def made_up(line: Line, *, number: int = 3, seconds: float = 4.0, seed: int = 0)
     ]
 
 
-def _value(feature: Feature, chance: np.random.Generator) -> Array:
-    shape = tuple(max(n, 1) for n in feature.shape)
-    if np.issubdtype(np.dtype(feature.dtype), np.integer):
-        return chance.integers(0, 128, shape).astype(feature.dtype)
-    return np.asarray(chance.normal(size=shape), feature.dtype)
+def value(dtype: str, shape: tuple[int, ...], chance: np.random.Generator) -> Array:
+    """One instant's numbers of that dtype and shape."""
+    whole = tuple(max(n, 1) for n in shape)
+    if np.issubdtype(np.dtype(dtype), np.integer):
+        return chance.integers(0, 128, whole).astype(dtype)
+    return np.asarray(chance.normal(size=whole), dtype)

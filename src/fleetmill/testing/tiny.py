@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.line import (
     Array,
     Check,
@@ -41,6 +42,7 @@ from fleetmill.core.line import (
 
 PERIOD_NS = 100_000_000
 _WEIGHTS = {"default": np.array([-0.5, 0.0, 1.5], np.float32), "field": np.array([-1.0, 1.0, 2.0], np.float32)}
+_ENDING = ".tiny.json"
 _BEYOND = 1.0  # the safety driver takes over when the last answer was wrong by more
 
 
@@ -162,18 +164,29 @@ def _baseline(data: Data) -> Policy:  # noqa: ARG001
 
 
 def _is_tiny(files: Files) -> bool:
-    return any(name.endswith(".tiny.json") for name in files.names())
+    return any(name.endswith(_ENDING) for name in files.names())
+
+
+def _time(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"{value!r} is no time")
+    return value
 
 
 def _read_tiny(files: Files) -> Iterator[Foreign]:
-    for name in sorted(files.names()):
-        rows = json.loads(files.read(name))
+    for name in sorted(n for n in files.names() if n.endswith(_ENDING)):
+        try:
+            rows = [
+                (_time(t), np.array(x, np.float32).reshape(3), float(y)) for t, x, y in json.loads(files.read(name))
+            ]
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InvalidInputError(f"{name}: must hold rows of [time_ns, [x, x, x], y] ({error})") from error
         messages = [
             Message(topic=topic, log_time_ns=t, publish_time_ns=t, value={"data": np.asarray(value, np.float32)})
             for t, x, y in rows
             for topic, value in (("x", x), ("label.y", y))
         ]
-        session = name.removesuffix(".tiny.json")
+        session = name.removesuffix(_ENDING)
         yield Foreign(device="", session=session, time_base="utc", tags={}, messages=iter(messages))
 
 

@@ -20,7 +20,7 @@ from fleetmill.core.errors import EngineError, InvalidInputError, LineError, Una
 from fleetmill.core.line import Line, TrainCommand, TrainJob
 from fleetmill.core.plain import plain
 from fleetmill.seams.blobs import Blobs
-from fleetmill.seams.files import UNFINISHED, sync_file, sync_folder, write_whole
+from fleetmill.seams.files import copy_whole, write_whole
 from fleetmill.seams.ledger import Ledger
 from fleetmill.seams.tables import open_table
 
@@ -80,7 +80,7 @@ def _prepare(line: Line, job: TrainJob, data: Mapping[str, Path], folder: Path) 
     for name in (DATASET, PARENT, OUT):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for role, source in data.items():
-        _copy(source, folder / DATASET / f"{role}.arrow")
+        copy_whole(source, folder / DATASET / f"{role}.arrow")
     for name, content in (job.parent or {}).items():
         write_whole(folder / PARENT / name, content)
     settings = {"seed": job.seed, "settings": plain(job.settings), "accelerator": job.accelerator}
@@ -95,15 +95,6 @@ def _prepare(line: Line, job: TrainJob, data: Mapping[str, Path], folder: Path) 
         "episodes": {role: plain(open_table(path).places) for role, path in data.items()},
     }
     write_whole(mark, canonical.dumps(manifest))
-
-
-def _copy(source: Path, to: Path) -> None:
-    """A copy and no link: what the command does to its folder must not reach the home's own bytes."""
-    temp = to.with_name(f".{to.name}{UNFINISHED}")
-    shutil.copyfile(source, temp)
-    sync_file(temp)
-    temp.replace(to)
-    sync_folder(to.parent)
 
 
 def _run(command: TrainCommand, folder: Path, who: str) -> int:

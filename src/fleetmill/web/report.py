@@ -29,6 +29,7 @@ class Column:
     label: str
     is_number: bool = False
     is_long: bool = False
+    is_name: bool = False  # it is called so in code, digits and all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,7 +27,7 @@ def cut(stretch: Stretch) -> Iterator[Episode]:
             times, values = tracks[message.topic]
             times.append(message.log_time_ns)
             values.append(np.asarray(message.value["data"]))
-    clock = np.array(tracks["camera"][0], dtype=np.int64)
+    clock = np.unique(np.array(tracks["camera"][0], dtype=np.int64))  # a picture that came twice is one row
     found = {feature.name: _at(tracks[feature.name], feature, clock) for feature in FEATURES}
     whole = np.ones(len(clock), dtype=bool)
     for name, (_, there) in found.items():

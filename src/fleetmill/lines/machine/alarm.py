@@ -15,20 +15,25 @@ from fleetmill.core.line import (
     Check,
     Episode,
     Feature,
+    Forecast,
     Frame,
     Judging,
     Line,
     Memory,
     ModelSpec,
     Port,
+    Recipe,
+    Round,
     Tracker,
     TrainJob,
 )
 from fleetmill.lines.machine.alarm_files import HOLD_NS, series
-from fleetmill.lines.machine.alarm_judging import HOLD_OFF_HOURS, baseline, metrics, score
+from fleetmill.lines.machine.alarm_judging import HOLD_OFF_HOURS, baseline, due, later, metrics, score
+from fleetmill.lines.machine.sample import series as watched
 from fleetmill.lines.ready import rows_of
 
 _LOUDEST = 1e3
+_PERIOD_NS = 300 * 1_000_000_000
 MEMORY = 87  # numbers that the model carries: see `alarm_net`
 
 _SPEC = ModelSpec(
@@ -42,7 +47,7 @@ _SPEC = ModelSpec(
         Port(name="alarm", dtype="float32", shape=(), feature="alarm"),
         Port(name="memory_next", dtype="float32", shape=(MEMORY,), feeds="memory"),
     ),
-    rate_hz=1.0 / 300.0,
+    rate_hz=1e9 / _PERIOD_NS,
     latency_ns=25_000_000,
     tolerance=1e-3,
 )
@@ -74,6 +79,8 @@ def _feature(name: str, kind: str, unit: str = "1") -> Feature:
     return Feature(name=name, kind=kind, dtype="float32", shape=(), unit=unit, hold_ns=HOLD_NS)  # type: ignore[arg-type]
 
 
+_one_series = Round(scenario="replay", sessions=1, seconds=21 * 24 * 3600.0, budget_ratio=1.0)
+
 line = Line(
     name="machine_alarm",
     features=(
@@ -85,7 +92,9 @@ line = Line(
         _feature("model.alarm", "extra"),
     ),
     model=_SPEC,
-    cut=rows_of("value", "hour", "label.anomaly", period_ns=HOLD_NS),
+    # the last value counts for a period, though it may stand for up to an hour: a device's session ends with it
+    cut=rows_of("value", "hour", "label.anomaly", period_ns=_PERIOD_NS),
+    version=2,
     train=train,
     judging=Judging(score=score, metrics=metrics, baseline=baseline),
     checks=(
@@ -100,5 +109,15 @@ line = Line(
         "calm": lambda episode: not _labels(episode).any(),
     },
     split="device",
+    forecast=Forecast(tells=("score", "alarm"), due=due, score=later, across=True, alarm="alarm"),
     importers=(series,),
+    recipe=Recipe(
+        devices=5,
+        first=_one_series,
+        then=_one_series,
+        headline="recall_at_one_a_week",
+        report_trials=9,  # machines that no device gets
+        quick=(2, 3),
+        sample=watched,
+    ),
 )

@@ -1,5 +1,7 @@
 """The importer ``series``: each CSV of times and values is a device, the whole of it one session.
 
+A later file of the same name goes on with that device: a session is called by its first instant.
+
 Made for the files of the Numenta Anomaly Benchmark (NAB): ``timestamp,value``, and `combined_windows.json` with the
 intervals that people marked, by the CSV's path.
 
@@ -47,7 +49,7 @@ def read(files: Files) -> Iterator[Foreign]:
             label = np.any([np.zeros(len(times), bool), *inside], axis=0).astype(np.float32)
         yield Foreign(
             device=_device(table.name),
-            session="series",
+            session=f"{datetime.fromtimestamp(int(times[0]) // 10**9, tz=timezone.utc):%Y-%m-%dT%H-%M-%S}",
             time_base="local",
             tags={},
             messages=_messages(times, values, label),

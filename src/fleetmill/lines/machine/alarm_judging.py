@@ -20,6 +20,7 @@ WARM_HOURS = 48.0
 HOLD_OFF_HOURS = 24.0
 FALSE_PER_WEEK = 1.0  # what people put up with
 LEVELS = np.arange(-4.0, 8.0001, 0.1)  # thresholds that are swept
+_OUTSIDE, _EARLIER = -1, -2  # no window; a window that another look counts
 _GAP_HOURS = 3.0  # a longer silence is nobody's time
 _NAMES = (
     "recall", "precision", "f1", "false_alarms_per_week", "alarms_per_week", "recall_at_one_a_week",
@@ -35,12 +36,35 @@ def score(policy: Policy, episode: Episode) -> Tally:
     return tally(episode.times_ns, episode.columns["label.anomaly"], scores, alarms)
 
 
-def tally(times_ns: Array, label: Array, scores: Array, alarms: Array) -> Tally:
-    """The counts of one series: at each level of the sweep, and as lived."""
+def due(told_at_ns: int) -> tuple[int, int]:
+    """What was looked at: when somebody says whether it was wrong nobody knows beforehand."""
+    return told_at_ns, told_at_ns + 1
+
+
+def later(told: Episode, came: Episode) -> Tally | None:
+    """The counts of one look once somebody has labelled all of it; a window counts in the look in which it begins."""
+    times = np.asarray(came.times_ns)
+    rows = np.searchsorted(times, told.times_ns)
+    label = np.asarray(came.columns["label.anomaly"])
+    if not np.isfinite(label[rows]).all():
+        return None
+    asked = np.zeros(len(times), bool)
+    asked[rows] = True
+    scores, alarms = np.full(len(times), -np.inf), np.zeros(len(times))
+    scores[rows], alarms[rows] = told.columns["score"], told.columns["alarm"]
+    return tally(times, np.where(asked | np.isfinite(label), label, 0.0), scores, alarms, asked)
+
+
+def tally(times_ns: Array, label: Array, scores: Array, alarms: Array, asked: Array | None = None) -> Tally:
+    """The counts of one series, or of the rows of it that were `asked`: at each level of the sweep, and as lived."""
     hours = np.asarray(times_ns, np.float64) / 3.6e12
     counted, known = hours - hours[0] >= WARM_HOURS, bool(np.isfinite(label).all())
     window = _numbered(np.asarray(label > 0.5))
-    windows = len(set(window[counted].tolist()) - {-1})
+    if asked is not None:
+        counted = counted & asked
+        begins = asked & (window != np.concatenate([[_OUTSIDE], window[:-1]]))
+        window = np.where(np.isin(window, [_OUTSIDE, *window[begins]]), window, _EARLIER)
+    windows = len(set(window[counted].tolist()) - {_OUTSIDE, _EARLIER})
     lived = (np.diff(hours, append=hours[-1]).clip(0, _GAP_HOURS) * counted).sum()
     swept = [_outcome(held_off(hours, (scores > level) & counted), window) for level in LEVELS]
     rung = np.flatnonzero((alarms > 0.5) & counted)
@@ -103,13 +127,13 @@ def threshold(times: Sequence[Array], labels: Sequence[Array], scores: Sequence[
 def _outcome(rung: Array, window: Array) -> tuple[int, int]:
     """(windows found, false alarms)."""
     hit = window[rung]
-    return len(set(hit[hit >= 0].tolist())), int((hit < 0).sum())
+    return len(set(hit[hit >= 0].tolist())), int((hit == _OUTSIDE).sum())
 
 
 def _numbered(marked: Array) -> Array:
-    """int (T,): the number of the window that a row lies in, -1 outside."""
+    """int (T,): the number of the window that a row lies in, or that it lies outside."""
     starts = marked & ~np.concatenate([[False], marked[:-1]])
-    return np.where(marked, np.cumsum(starts) - 1, -1)
+    return np.where(marked, np.cumsum(starts) - 1, _OUTSIDE)
 
 
 def _at_one(tallies: Sequence[Tally], windows: float, hours: float) -> float:

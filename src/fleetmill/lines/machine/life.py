@@ -13,17 +13,21 @@ from fleetmill.core.line import (
     Check,
     Episode,
     Feature,
+    Forecast,
     Frame,
     Judging,
     Line,
     Memory,
     ModelSpec,
     Port,
+    Recipe,
+    Round,
     Tracker,
     TrainJob,
 )
 from fleetmill.lines.machine.life_files import PERIOD_NS, SENSORS, SETTINGS, cmapss
-from fleetmill.lines.machine.life_judging import MOST, baseline, metrics, score
+from fleetmill.lines.machine.life_judging import MOST, baseline, due, later, metrics, score
+from fleetmill.lines.machine.sample import engines
 from fleetmill.lines.ready import rows_of
 
 MEMORY = 32  # numbers that the model carries from cycle to cycle
@@ -69,6 +73,8 @@ def _feature(name: str, kind: str, unit: str = "1", shape: tuple[int, ...] = ())
     return Feature(name=name, kind=kind, dtype="float32", shape=shape, unit=unit, hold_ns=PERIOD_NS)  # type: ignore[arg-type]
 
 
+_three_lives = Round(scenario="replay", sessions=3, seconds=400 * 3600.0, budget_ratio=1.0)
+
 line = Line(
     name="machine_life",
     features=(
@@ -94,5 +100,15 @@ line = Line(
         "long_lived": lambda episode: _cycles(episode) >= 200,
     },
     split="device",
+    forecast=Forecast(tells=("rul",), due=due, score=later, across=True),
     importers=(cmapss,),
+    recipe=Recipe(
+        devices=6,
+        first=_three_lives,
+        then=_three_lives,
+        headline="rul_rmse",
+        report_trials=24,  # engines that no device gets
+        quick=(2, 3),
+        sample=engines,
+    ),
 )

@@ -10,6 +10,7 @@ Rules where the files leave room:
   beside it, one number per engine; without that file the labels are NaN. Every other file runs to failure.
 - A row that stands twice counts once; two rows of one cycle that differ are refused.
 - A cycle that is missing makes a gap; what was left counts from the last cycle all the same.
+- Rows that begin later than an engine's first cycle are a session of their own: the rest of a life that came in before.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fleetmill.lines.columns import ENDINGS, Table, has_tables, tables
 SETTINGS, SENSORS = 3, 21
 PERIOD_NS = 3_600_000_000_000  # a cycle is a flight: it counts as an hour
 EPOCH_NS = 946_684_800_000_000_000  # 2000-01-01: a cycle has a number, no date
+_MOST = 1_000_000  # engines, and cycles of one: what is beyond is no number of either
 _ENGINE = ("engine", "unit", "unit_number", "unit_nr", "id")
 _CYCLE = ("cycle", "cycles", "time_in_cycles", "time_cycles", "time")
 
@@ -55,7 +57,7 @@ def read(files: Files) -> Iterator[Foreign]:
             mine = _one_life(table, rows[rows[:, 0] == engine])
             yield Foreign(
                 device=f"{prefix}-{int(engine)}",
-                session="life",
+                session="life" if mine[0, 1] <= 1 else f"life-from-{int(mine[0, 1])}",
                 time_base="cycle",
                 tags={},
                 messages=_messages(mine, left.get(int(engine), float("nan")) if left is not None else 0.0),
@@ -75,9 +77,11 @@ def _rows(table: Table) -> Array:
             )
         places = list(range(width))
     rows = np.stack([table.numbers(place) for place in places], axis=1)
-    bad = np.flatnonzero(~np.isfinite(rows[:, :2]).all(axis=1))
+    bad = np.flatnonzero(~((rows[:, :2] >= 0) & (rows[:, :2] <= _MOST)).all(axis=1))
     if len(bad):
-        raise InvalidInputError(f"{table.where(int(bad[0]))}: no engine or no cycle. Repair the row")
+        raise InvalidInputError(
+            f"{table.where(int(bad[0]))}: no engine or no cycle; expected numbers from 0 to {_MOST:,}. Repair the row"
+        )
     return rows
 
 

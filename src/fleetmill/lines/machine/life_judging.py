@@ -15,6 +15,7 @@ import numpy as np
 
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.line import Array, Data, Episode, Frame, Metrics, Policy, Tally
+from fleetmill.lines.machine.life_files import PERIOD_NS
 
 MOST = 125.0  # cycles: beyond that an engine is simply healthy
 _NEAR = 50.0  # cycles: where a plan is made
@@ -30,6 +31,22 @@ def score(policy: Policy, episode: Episode) -> Tally:
         for row in range(len(episode.times_ns))
     ]
     return tally(columns["label.rul"], np.array(answers))
+
+
+def due(told_at_ns: int) -> tuple[int, int]:
+    """The cycle that it was told at: when the life ends nobody knows beforehand."""
+    return told_at_ns, told_at_ns + PERIOD_NS
+
+
+def later(told: Episode, came: Episode) -> Tally | None:
+    """The error of one forecast once it is known what was left, at that cycle or at any later one."""
+    at_ns = int(told.times_ns[-1])
+    label, times = np.asarray(came.columns["label.rul"]), np.asarray(came.times_ns)
+    known = np.flatnonzero(np.isfinite(label) & (times >= at_ns))
+    if not len(known):
+        return None
+    left = float(label[known[0]]) + int(times[known[0]] - at_ns) // PERIOD_NS
+    return tally(np.array([left]), np.asarray(told.columns["rul"])[-1:])
 
 
 def tally(label: Array, told: Array) -> Tally:

@@ -14,6 +14,7 @@ from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.line import UNREADABLE, Array, Files, Foreign, Importer, Message
 from fleetmill.lines.rccar.tub import Drive, Record, drives, folders
 
+_LARGEST = float(np.finfo(np.float32).max)
 GAP_SECONDS = 5.0  # a longer pause ends a drive
 
 
@@ -89,7 +90,7 @@ def _values(record: Record) -> dict[str, Mapping[str, Array | str]]:
 
 def _number(record: Record, name: str) -> Array:
     value: Any = record.fields[name]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:  # nor NaN
         raise InvalidInputError(f"{record.where}: {name} must be a number, found {value!r}.")
     return np.array(value, dtype=np.float32)
 

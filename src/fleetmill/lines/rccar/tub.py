@@ -129,7 +129,7 @@ def _records(files: Files, folder: str, skip_broken: bool) -> Iterator[Record]:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, int) and value >= 0
+    return isinstance(value, int) and 0 <= value < 2**63 // _MS  # what a recording can hold
 
 
 def _manifest(files: Files, folder: str) -> tuple[list[str], frozenset[int]]:

@@ -13,18 +13,22 @@ from fleetmill.core.line import (
     Check,
     Episode,
     Feature,
+    Forecast,
     Frame,
     Judging,
     Line,
     Memory,
     ModelSpec,
     Port,
+    Recipe,
+    Round,
     Tracker,
     TrainJob,
 )
 from fleetmill.lines.ready import rows_of
 from fleetmill.lines.traffic.importing import HOUR_NS, hourly
-from fleetmill.lines.traffic.judging import AHEAD, HISTORY, OUTPUTS, baseline, metrics, score
+from fleetmill.lines.traffic.judging import AHEAD, HISTORY, OUTPUTS, baseline, due, later, metrics, score
+from fleetmill.lines.traffic.sample import streets
 
 _SPEC = ModelSpec(
     inputs=(
@@ -65,6 +69,8 @@ def _feature(name: str, kind: str, shape: tuple[int, ...] = ()) -> Feature:
     return Feature(name=name, kind=kind, dtype="float32", shape=shape, unit="1", hold_ns=HOUR_NS)  # type: ignore[arg-type]
 
 
+_half_a_year = Round(scenario="replay", sessions=6, seconds=31 * 24 * 3600.0, budget_ratio=1.0)
+
 line = Line(
     name="traffic",
     features=(
@@ -90,5 +96,15 @@ line = Line(
         "gappy": lambda episode: _silent(episode) > 0.05,
     },
     split="time",
+    forecast=Forecast(tells=OUTPUTS, due=due, score=later, across=True),
     importers=(hourly,),
+    recipe=Recipe(
+        devices=3,
+        first=_half_a_year,
+        then=_half_a_year,
+        headline="mase",
+        report_trials=3,  # later months of each sensor
+        quick=(2, 2),
+        sample=streets,
+    ),
 )

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fleetmill.core.line import Array, Data, Episode, Frame, Metrics, Policy, Tally
+from fleetmill.lines.traffic.importing import HOUR_NS
 from fleetmill.lines.traffic.windows import AHEAD, HISTORY, WEEK, after, before
 
 OUTPUTS = ("forecast_low", "forecast", "forecast_high")
@@ -23,7 +24,7 @@ COVERAGE = 0.8  # of the hours should fall between low and high
 _BATCH = 256
 _SUMS = ("rows", "error_abs", "error_squared", "scaled_abs", "pinball", "inside", "width")
 
-__all__ = ["AHEAD", "HISTORY", "OUTPUTS", "baseline", "metrics", "score", "tally"]
+__all__ = ["AHEAD", "HISTORY", "OUTPUTS", "baseline", "due", "later", "metrics", "score", "tally"]
 
 
 def score(policy: Policy, episode: Episode) -> Tally:
@@ -31,6 +32,26 @@ def score(policy: Policy, episode: Episode) -> Tally:
     policy.reset()
     volume = np.asarray(episode.columns["volume"], np.float32)
     return tally(volume, answers(policy, episode), start=WEEK)
+
+
+def due(told_at_ns: int) -> tuple[int, int]:
+    """The hours that are told: the 24 after the hour that begins at `told_at_ns`."""
+    return told_at_ns + HOUR_NS, told_at_ns + (AHEAD + 1) * HOUR_NS
+
+
+def later(told: Episode, came: Episode) -> Tally | None:
+    """The sums of one forecast once its last hour was recorded; hours that nobody counted are in none of them."""
+    start_ns, end_ns = due(int(told.times_ns[-1]))
+    times = np.asarray(came.times_ns)
+    if not len(times) or int(times[-1]) + HOUR_NS < end_ns:
+        return None
+    hours = (times[times < end_ns] - times[0]) // HOUR_NS
+    volume = np.full((end_ns - int(times[0])) // HOUR_NS, np.nan, np.float32)
+    volume[hours] = np.asarray(came.columns["volume"], np.float32)[: len(hours)]
+    row = (start_ns - int(times[0])) // HOUR_NS - 1
+    rows = np.zeros((len(volume), len(OUTPUTS), AHEAD), np.float32)
+    rows[row] = np.stack([told.columns[name][-1] for name in OUTPUTS])
+    return tally(volume, rows, start=row, stop=row + 1)
 
 
 def answers(policy: Policy, episode: Episode) -> Array:
@@ -70,7 +91,7 @@ def tally(volume: Array, told: Array, *, start: int = 0, stop: int | None = None
 
 
 def metrics(tallies: Sequence[Tally]) -> Metrics:
-    """MAE and RMSE as counted, at 1, 6 and 24 hours and over all; MASE, pinball, coverage and mean width."""
+    """MAE as counted and coverage, at 1, 6 and 24 hours and over all; RMSE, MASE, pinball and mean width."""
     total = {name: _total(name, tallies) for name in _SUMS}
     rows = total["rows"]
 
@@ -85,6 +106,7 @@ def metrics(tallies: Sequence[Tally]) -> Metrics:
         "rmse": float(np.sqrt(mean("error_squared"))),
         "mase": mean("scaled_abs"),
         "pinball": mean("pinball"),
+        **{f"coverage_{ahead}h": mean("inside", ahead) for ahead in (1, 6, AHEAD)},
         "coverage": inside,
         "coverage_error": abs(inside - COVERAGE),
         "width": mean("width"),

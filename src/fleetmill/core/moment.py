@@ -52,6 +52,15 @@ def iso(ns: int) -> str:
     return f"{whole:%Y-%m-%dT%H:%M:%S}.{ns % _SECOND_NS:09d}Z"
 
 
+def short(ns: int) -> str:
+    """The same without zeros at its end.
+
+    >>> short(1767225612000000000), short(1767225612500000000)
+    ('2026-01-01T00:00:12Z', '2026-01-01T00:00:12.5Z')
+    """
+    return iso(ns)[:-1].rstrip("0").rstrip(".") + "Z"
+
+
 def _utc(day: str, time: str, fraction: str, what: str) -> int:
     try:
         found = datetime.strptime(f"{day} {time} +0000", "%Y-%m-%d %H:%M:%S %z")

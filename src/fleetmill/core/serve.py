@@ -1,0 +1,133 @@
+"""Words of serving: how confidential a content is, how far away a server is, what is asked and who could answer.
+
+Nothing here has a field for content: what people say to a model passes through, and is in no record, log or error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+Measure = Literal["requests", "tokens", "money", "energy"]
+MEASURES: tuple[Measure, ...] = ("requests", "tokens", "money", "energy")  # money in 1e-6 of the unit; energy in joules
+
+
+class Tier(IntEnum):
+    """How far away a server is."""
+
+    DEVICE = 0
+    PREMISES = 1  # the owner's own servers
+    ATTESTED = 2  # a partner whose software two independent vendors' roots vouch for
+    PARTNER = 3
+
+
+class Label(IntEnum):
+    """How confidential a content is: the higher, the fewer tiers may see it."""
+
+    OPEN = 0
+    ATTESTED = 1  # at most an attested partner
+    PREMISES = 2  # at most own servers
+    DEVICE = 3  # this device alone
+
+
+def reach(label: Label) -> Tier:
+    """The farthest tier that content with this label may be sent to.
+
+    >>> [reach(label).name for label in Label]
+    ['PARTNER', 'ATTESTED', 'PREMISES', 'DEVICE']
+    """
+    return Tier(Label.DEVICE - label)
+
+
+def highest(*labels: Label) -> Label:
+    """The label of what carries several: the caller's, the tenant's, the conversation's, the detectors'.
+
+    A detector can only raise what the others say.
+    """
+    return max(labels, default=Label.DEVICE)  # nobody said anything: it stays here
+
+
+def may_send(label: Label, tier: Tier, *, consent: bool) -> bool:
+    """The rule of egress: no farther than the label reaches, and to a partner only with consent."""
+    return tier <= reach(label) and (consent or tier < Tier.ATTESTED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Price:
+    """What an answer costs: money in millionths of the owner's unit, energy in joules."""
+
+    request: int = 0  # money per request
+    tokens_in: int = 0  # money per million tokens read
+    tokens_out: int = 0  # money per million tokens written
+    joules_in: int = 0  # energy per million tokens read
+    joules_out: int = 0
+
+    def of(self, tokens_in: int, tokens_out: int) -> dict[Measure, int]:
+        """What one request uses in each measure, rounded up: a price is never nothing by rounding."""
+
+        def part(per_in: int, per_out: int) -> int:
+            return -(-(per_in * tokens_in + per_out * tokens_out) // 1_000_000)
+
+        return {
+            "requests": 1,
+            "tokens": tokens_in + tokens_out,
+            "money": self.request + part(self.tokens_in, self.tokens_out),
+            "energy": part(self.joules_in, self.joules_out),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A model at a server: equal digests mean that a broken answer can be gone on with elsewhere."""
+
+    model: str  # digest of the model, or what the server calls its version
+    template: str = ""  # digest of the chat template
+    capabilities: frozenset[str] = frozenset({"chat", "completions"})
+    context: int = 0  # tokens; 0: not known
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """A server of the pool, as `[[serve.backend]]` names it."""
+
+    name: str
+    tier: Tier
+    engine: str  # of `engines/serving`: llama_server, vllm, ...
+    address: str  # http://host:port, without the API's path
+    models: Mapping[str, Served]
+    supplier: str = ""
+    hardware: str = ""
+    capacity: int = 8  # requests at once
+    price: Price = field(default_factory=Price)
+    may_train: bool = False  # whether its answers may become training data: a partner's only with a contract
+    contract: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How a server stands now."""
+
+    in_flight: int = 0
+    first_token_seconds: float = 0.1  # predicted
+    token_seconds: float = 0.02  # per token, predicted
+    is_ejected: bool = False  # it fails too often
+    is_draining: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """A request without its content."""
+
+    tenant: str
+    key: str  # digest of the API key
+    model: str
+    label: Label
+    wants: frozenset[str] = frozenset({"chat"})  # capabilities
+    tokens_in: int = 0  # estimated
+    tokens_most: int = 1024  # that may be written
+    seconds: float | None = None  # until the first token at the latest
+    consent: bool = False  # to a partner
+    prefix: tuple[str, ...] = ()  # salted digests of the prompt's blocks, longest prefix last
+    priority: int = 0

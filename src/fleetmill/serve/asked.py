@@ -1,0 +1,130 @@
+"""What a request asks for, read once: model, bounds, label. Errors say what is wrong and never what was sent."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from fleetmill.core.serve import Ask, Label, highest
+from fleetmill.serve import detect
+from fleetmill.serve.http import Request
+from fleetmill.serve.policy import raised
+from fleetmill.serve.words import Tenant
+
+WANTS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/responses": "responses",
+}
+_CONVERSATIONS = 100_000
+_DEFAULT_TOKENS = 1024
+
+
+@dataclass(slots=True)
+class Job:
+    """One request on its way."""
+
+    id: str
+    path: str
+    ask: Ask
+    body: bytes = field(repr=False)
+    asked: Mapping[str, Any] = field(repr=False)
+    is_stream: bool
+    tried: set[str] = field(default_factory=set)  # servers
+    resumed: int = 0
+
+
+class Conversations:
+    """The highest label that each conversation has had: it never comes down again."""
+
+    def __init__(self) -> None:
+        self._labels: OrderedDict[tuple[str, str], Label] = OrderedDict()
+
+    def label(self, tenant: Tenant, talk: str, given: Label) -> Label:
+        """What a request of this conversation carries; "" is none."""
+        if not talk:
+            return given
+        place = (tenant.name, talk)
+        label = max(given, self._labels.get(place, given))
+        self._labels[place] = label
+        self._labels.move_to_end(place)
+        if len(self._labels) > _CONVERSATIONS:
+            self._labels.popitem(last=False)
+        return label
+
+
+def read_job(request: Request, tenant: Tenant, talks: Conversations) -> Job:
+    """The request as a job.
+
+    Raises:
+        ValueError: it cannot be asked so; one sentence.
+    """
+    try:
+        asked = orjson.loads(request.body)
+    except orjson.JSONDecodeError:
+        raise ValueError("the body is no JSON") from None
+    if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
+        raise ValueError('the body must be a JSON object with "model"')
+    most = asked.get("max_completion_tokens", asked.get("max_tokens"))
+    if most is not None and (not isinstance(most, int) or most < 1):
+        raise ValueError("max_tokens must be a whole number above 0")
+    ask = Ask(
+        tenant=tenant.name,
+        key=key_digest(request),
+        model=asked["model"],
+        label=_label(request, tenant, talks),
+        wants=_wants(request.path, asked),
+        tokens_in=len(request.body) // 3,  # more tokens than there are: a bound, not an estimate
+        tokens_most=most or _DEFAULT_TOKENS,
+        seconds=_seconds(request.headers.get(b"x-fleetmill-deadline-ms")),
+        consent=tenant.consent or request.headers.get(b"x-fleetmill-consent", b"") == b"partner",
+        prefix=_prefix(tenant.name, request.body),
+    )
+    is_stream = asked.get("stream") is True
+    return Job(
+        id=uuid.uuid4().hex[:16], path=request.path, ask=ask, body=request.body, asked=asked, is_stream=is_stream
+    )
+
+
+def key_digest(request: Request) -> str:
+    """SHA-256 of the API key; "": there is none."""
+    scheme, _, key = request.headers.get(b"authorization", b"").partition(b" ")
+    return hashlib.sha256(key.strip()).hexdigest() if scheme.lower() == b"bearer" else ""
+
+
+def _label(request: Request, tenant: Tenant, talks: Conversations) -> Label:
+    """The highest of the tenant's, the caller's and the conversation's, raised by the detectors."""
+    given = [tenant.label]
+    if said := request.headers.get(b"x-fleetmill-label"):
+        name = said.decode("ascii", "replace").upper()
+        if name not in Label.__members__:
+            choices = ", ".join(label.name.lower() for label in Label)
+            raise ValueError(f"x-fleetmill-label must be one of {choices}")
+        given.append(Label[name])
+    label = raised(highest(*given), detect.found(tenant.detectors, request.body))
+    return talks.label(tenant, request.headers.get(b"x-fleetmill-conversation", b"").decode("ascii", "replace"), label)
+
+
+def _prefix(tenant: str, body: bytes) -> tuple[str, ...]:
+    """Salted digest of the prompt's beginning: equal beginnings of one tenant meet the same cache."""
+    return (hashlib.sha256(tenant.encode() + body[:1024]).hexdigest()[:16],) if len(body) >= 1024 else ()
+
+
+def _wants(path: str, asked: Mapping[str, Any]) -> frozenset[str]:
+    more = {"tools" for name in ("tools", "functions") if asked.get(name)}
+    return frozenset({WANTS[path], *more})
+
+
+def _seconds(header: bytes | None) -> float | None:
+    if header is None:
+        return None
+    if not header.isdigit() or int(header) < 1:
+        raise ValueError("x-fleetmill-deadline-ms must be a whole number of milliseconds")
+    return int(header) / 1000.0

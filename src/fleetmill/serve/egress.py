@@ -1,0 +1,289 @@
+"""The only code that opens sockets to servers. Every way out passes `Egress.send`, and that asks the rule itself.
+
+A retry, a hedge, a resumed answer, a shadow and an overflow are all a `send`; there is no other door. A server that the
+rule forbids is never connected to: it raises before a socket exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httptools
+
+from fleetmill.core.errors import FleetmillError, UnavailableError
+from fleetmill.core.serve import Label, Server, may_send
+
+CONNECT_SECONDS = 2.0
+KEPT = 64  # idle connections kept per server
+_HIGH_WATER = 256 * 1024
+
+
+class EgressRefusedError(FleetmillError):
+    """The rule forbids to send this there. That anybody tried is a fault of ours: it is counted."""
+
+
+class ServerLostError(UnavailableError):
+    """A server did not answer, or not to the end."""
+
+
+OnBody = Callable[[bytes], None]
+OnEnd = Callable[[bool], None]  # whether the answer is whole
+
+
+@dataclass(slots=True)
+class Answer:
+    """What comes back. Its connection is its own until it has ended and somebody has heard that; then no longer."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    _upstream: _Upstream
+    _is_over: bool = False
+
+    def listen(self, on_body: OnBody, on_end: OnEnd) -> None:
+        """From now on each piece goes to `on_body` as it came, and the end to `on_end`; to be called once."""
+
+        def over(whole: bool) -> None:
+            self._is_over = True
+            on_end(whole)
+
+        self._upstream.listen(on_body, over)
+
+    def pause(self, on: bool) -> None:
+        """Stop or go on reading from the server: what the client does not take is not fetched."""
+        if not self._is_over:
+            self._upstream.pause(on)
+
+    def cut(self) -> None:
+        """Nobody wants the rest: the server sees that, and stops."""
+        if not self._is_over:
+            self._is_over = True
+            self._upstream.cut()
+
+
+class _Upstream(asyncio.Protocol):
+    """One connection to a server, for one request at a time."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.is_lost = False
+        self._parser: httptools.HttpResponseParser | None = None
+        self._head: asyncio.Future[tuple[int, dict[bytes, bytes]]] | None = None
+        self._headers: dict[bytes, bytes] = {}
+        self._on_body: OnBody | None = None
+        self._on_end: OnEnd | None = None
+        self._early: list[bytes] = []
+        self._ended: bool | None = None
+        self._until_close = self._keeps = False
+        self.release: Callable[[_Upstream], None] = lambda upstream: None
+
+    # the caller's side
+
+    def ask(self, head: bytes, body: bytes) -> asyncio.Future[tuple[int, dict[bytes, bytes]]]:
+        """Send a request; status and headers when they are here."""
+        assert self.transport is not None
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers, self._early, self._ended = {}, [], None
+        self._on_body = self._on_end = None
+        self._until_close = False
+        self._head = asyncio.get_running_loop().create_future()
+        self.transport.write(head + body)
+        return self._head
+
+    def listen(self, on_body: OnBody, on_end: OnEnd) -> None:
+        """From now on pieces go to `on_body`; those that came before it go first."""
+        self._on_body, self._on_end = on_body, on_end
+        for data in self._early:
+            on_body(data)
+        self._early = []
+        if self._ended is not None:
+            self._tell()
+
+    def pause(self, on: bool) -> None:
+        """Stop or go on reading."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading() if on else self.transport.resume_reading()
+
+    def cut(self) -> None:
+        """End the connection in the middle."""
+        self._on_body = self._on_end = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_HIGH_WATER)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The server is gone; an answer that ends with the connection is whole by that."""
+        self.is_lost = True
+        if self._head is not None and not self._head.done():
+            self._head.set_exception(ServerLostError("the server hung up before it answered"))
+        self._end(whole=self._until_close and exc is None)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of an answer."""
+        if self._parser is None or self._ended is not None:
+            self.cut()  # nobody asked
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if self._head is not None and not self._head.done():
+                self._head.set_exception(ServerLostError("the server's answer is no HTTP/1.1"))
+            self._end(whole=False)
+            if self.transport is not None:
+                self.transport.abort()
+
+    # what httptools calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """All headers are here."""
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers = {}
+            return
+        framed = b"content-length" in self._headers or b"transfer-encoding" in self._headers
+        self._until_close = not framed and status not in (204, 304)
+        if self._head is not None and not self._head.done():
+            self._head.set_result((status, self._headers))
+
+    def on_body(self, data: bytes) -> None:
+        """A piece."""
+        if self._on_body is not None:
+            self._on_body(data)
+        else:
+            self._early.append(data)
+
+    def on_message_complete(self) -> None:
+        """It is whole."""
+        assert self._parser is not None
+        if self._parser.get_status_code() < 200:
+            return
+        self._keeps = self._parser.should_keep_alive()
+        self._end(whole=True)
+
+    def _end(self, *, whole: bool) -> None:
+        if self._ended is None and self._parser is not None:
+            self._ended = whole
+            if self._on_end is not None:
+                self._tell()
+
+    def _tell(self) -> None:
+        """The end, once; only then may another request have this connection."""
+        told, self._on_body, self._on_end = self._on_end, None, None
+        if told is not None:
+            told(bool(self._ended))
+        if self.transport is None or self.is_lost or self.transport.is_closing():
+            return
+        if self._ended and self._keeps:
+            self.release(self)
+        else:
+            self.transport.close()
+
+
+class Egress:
+    """Connections to the servers of a pool."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, deque[_Upstream]] = {}
+        self._tls: ssl.SSLContext | None = None
+        self.refused = 0  # times that the rule stopped what the policy had let through: must stay 0
+        self.opened: dict[str, int] = {}  # connections by server
+
+    async def send(
+        self,
+        server: Server,
+        path: str,
+        body: bytes,
+        *,
+        label: Label,
+        consent: bool,
+        headers: Mapping[str, str] | None = None,
+        method: str = "POST",
+        seconds: float = 60.0,
+    ) -> Answer:
+        """Send a request to `server`; its answer when head and headers are here.
+
+        `headers`: such as the key that the server itself wants. `seconds`: for the first byte.
+
+        Raises:
+            EgressRefusedError: the rule forbids it; no socket was opened.
+            ServerLostError: no connection, no answer in time, or none that can be read.
+        """
+        if not may_send(label, server.tier, consent=consent):
+            self.refused += 1
+            raise EgressRefusedError(
+                f"label {label.name.lower()} must not go to server {server.name} of tier {server.tier.name.lower()}"
+            )
+        at = urlsplit(server.address)
+        more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        head = (
+            f"{method} {at.path.rstrip('/')}{path} HTTP/1.1\r\nhost: {at.netloc}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n{more}\r\n"
+        ).encode()
+        upstream, was_idle = await self._connection(server)
+        try:
+            status, found = await asyncio.wait_for(upstream.ask(head, body), seconds)
+        except ServerLostError as error:
+            upstream.cut()
+            if was_idle:  # it was closed while it waited: that says nothing about the server
+                return await self.send(
+                    server, path, body, label=label, consent=consent, headers=headers, method=method, seconds=seconds
+                )
+            raise ServerLostError(f"server {server.name}: {error}") from None
+        except asyncio.TimeoutError:
+            upstream.cut()
+            raise ServerLostError(f"server {server.name}: no answer within {seconds:g} s") from None
+        except asyncio.CancelledError:
+            upstream.cut()
+            raise
+        return Answer(status, found, upstream)
+
+    def close(self) -> None:
+        """End all idle connections."""
+        for kept in self._idle.values():
+            for upstream in kept:
+                upstream.cut()
+        self._idle.clear()
+
+    async def _connection(self, server: Server) -> tuple[_Upstream, bool]:
+        """A connection, and whether it waited here."""
+        idle = self._idle.setdefault(server.name, deque())
+        while idle:
+            upstream = idle.pop()
+            if not upstream.is_lost and upstream.transport is not None and not upstream.transport.is_closing():
+                return upstream, True
+        at = urlsplit(server.address)
+        port = at.port or (443 if at.scheme == "https" else 80)
+        loop = asyncio.get_running_loop()
+        try:
+            _, upstream = await asyncio.wait_for(
+                loop.create_connection(_Upstream, at.hostname or "", port, ssl=self._context(at.scheme)),
+                CONNECT_SECONDS,
+            )
+        except (OSError, asyncio.TimeoutError) as error:
+            raise ServerLostError(f"server {server.name}: no connection ({type(error).__name__})") from None
+        self.opened[server.name] = self.opened.get(server.name, 0) + 1
+        upstream.release = lambda done: idle.append(done) if len(idle) < KEPT else done.cut()
+        return upstream, False
+
+    def _context(self, scheme: str) -> ssl.SSLContext | None:
+        if scheme != "https":
+            return None
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls

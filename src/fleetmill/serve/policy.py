@@ -1,0 +1,181 @@
+"""Who may answer, in which order, or why nobody: pure, total, without clock or socket.
+
+Order of the questions: may it be sent there at all, can it do what is wanted, is it there, is it in time, is it paid
+for. The first question is asked again at the socket (`egress`): what is decided here is advice, what is sent is a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from fleetmill.core.ids import sha256
+from fleetmill.core.serve import MEASURES, Ask, Label, Measure, Server, Standing, may_send, reach
+
+_MORE_LOAD = 1.25  # times the mean of its tier: a favourite may carry that much
+_HEDGE_SECONDS = 0.25  # a second server is asked only where the first may take longer than this
+
+
+class Reason(str, Enum):
+    """Why nobody is asked; what a client is told, and what to do about it follows from it."""
+
+    NO_MODEL = "no_model"
+    NOT_ALLOWED = "not_allowed"  # the label reaches no server that has the model
+    NO_CONSENT = "no_consent"  # a partner could, and nobody allowed it
+    CANNOT = "cannot"  # no server that may be asked can do what is wanted
+    DOWN = "down"
+    BUSY = "busy"
+    LATE = "late"  # nobody would be in time
+    BUDGET = "budget"
+
+
+RETRY = {Reason.DOWN: 2.0, Reason.BUSY: 1.0, Reason.LATE: 1.0}  # seconds after which it is worth to ask again
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """A server that may be asked, and what it would take."""
+
+    server: Server
+    first_token_seconds: float  # predicted, waiting included
+    worst: Mapping[Measure, int]  # what is reserved before it is asked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Servers to ask, one after another; never empty."""
+
+    choices: tuple[Choice, ...]
+    hedge: str = ""  # a server of the first one's tier that may be asked too when the first is slow; "": none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Nobody is asked."""
+
+    reason: Reason
+    sentence: str
+    retry_seconds: float | None = None
+
+
+def decide(
+    ask: Ask, pool: Sequence[Server], standings: Mapping[str, Standing], left: Mapping[Measure, int] | None
+) -> Plan | Refusal:
+    """The servers of `pool` to ask in order, or a refusal with its reason.
+
+    `left`: what the tenant's budget still allows in each measure; None: no budget is set. A server of which nothing is
+    known (no standing) counts as down. The nearest tier comes first; within it see `_order`.
+    """
+    having = [s for s in pool if ask.model in s.models]
+    if not having:
+        return Refusal(reason=Reason.NO_MODEL, sentence=f"no server has model {ask.model!r}. See GET /v1/models")
+    allowed = [s for s in having if may_send(ask.label, s.tier, consent=ask.consent)]
+    if not allowed:
+        return _not_allowed(ask, having)
+    able = [s for s in allowed if is_able(ask, s)]
+    if not able:
+        wanted = ", ".join(sorted(ask.wants))
+        return Refusal(reason=Reason.CANNOT, sentence=f"no server that may be asked can do {wanted} in so long a text")
+    up = [s for s in able if _is_up(standings.get(s.name))]
+    if not up:
+        return _later(Reason.DOWN, f"all {len(able)} servers that may answer are down")
+    free = [s for s in up if standings[s.name].in_flight < s.capacity]
+    if not free:
+        return _later(Reason.BUSY, f"all {len(up)} servers that may answer are full")
+    choices = [_choice(ask, s, standings[s.name]) for s in free]
+    in_time = [c for c in choices if ask.seconds is None or c.first_token_seconds <= ask.seconds]
+    if not in_time:
+        return _later(Reason.LATE, f"no server would begin to answer within {ask.seconds:g} s")
+    paid = [c for c in in_time if left is None or all(c.worst[m] <= left.get(m, 0) for m in MEASURES)]
+    if not paid:
+        return Refusal(reason=Reason.BUDGET, sentence="the budget does not reach for the longest answer that is asked")
+    favourite = _favourite(ask, paid, standings)
+    ordered = tuple(sorted(paid, key=lambda c: _order(c, standings[c.server.name], favourite)))
+    return Plan(choices=ordered, hedge=_hedge(ordered))
+
+
+def is_able(ask: Ask, server: Server) -> bool:
+    """Whether the server has the model, with what is wanted of it, and room for the text."""
+    served = server.models.get(ask.model)
+    if served is None or not ask.wants <= served.capabilities:
+        return False
+    return served.context == 0 or ask.tokens_in + ask.tokens_most <= served.context
+
+
+def same_answer(one: Server, other: Server, model: str) -> bool:
+    """Whether `other` can go on with what `one` began: the same model under the same template."""
+    mine, its = one.models.get(model), other.models.get(model)
+    return mine is not None and its is not None and (mine.model, mine.template) == (its.model, its.template)
+
+
+def _not_allowed(ask: Ask, having: Sequence[Server]) -> Refusal:
+    if any(may_send(ask.label, s.tier, consent=True) for s in having):
+        return Refusal(
+            reason=Reason.NO_CONSENT,
+            sentence=f"model {ask.model!r} is at a partner only, and neither request nor tenant consents to one",
+        )
+    label, farthest = ask.label.name.lower(), reach(ask.label).name.lower()
+    return Refusal(
+        reason=Reason.NOT_ALLOWED,
+        sentence=f"label {label} reaches the tier {farthest} at most; model {ask.model!r} is not there",
+    )
+
+
+def _later(reason: Reason, sentence: str) -> Refusal:
+    return Refusal(reason=reason, sentence=sentence, retry_seconds=RETRY[reason])
+
+
+def _is_up(standing: Standing | None) -> bool:
+    return standing is not None and not standing.is_ejected and not standing.is_draining
+
+
+def _choice(ask: Ask, server: Server, standing: Standing) -> Choice:
+    return Choice(
+        server=server,
+        first_token_seconds=standing.first_token_seconds,
+        worst=server.price.of(ask.tokens_in, ask.tokens_most),
+    )
+
+
+def _favourite(ask: Ask, choices: Sequence[Choice], standings: Mapping[str, Standing]) -> str:
+    """The server of the nearest tier that most likely holds the prompt's beginning in its cache; "": none.
+
+    The same beginning goes to the same server (rendezvous hashing), so long as that is not loaded a quarter above the
+    mean of its tier: a cache saves less than a queue costs.
+    """
+    if not ask.prefix:
+        return ""
+    nearest = min(c.server.tier for c in choices)
+    near = [c.server for c in choices if c.server.tier == nearest]
+    best = max(near, key=lambda s: sha256(f"{ask.prefix[0]} {s.name}".encode()))
+    mean = sum(standings[s.name].in_flight / s.capacity for s in near) / len(near)
+    is_light = standings[best.name].in_flight / best.capacity <= _MORE_LOAD * mean + 1.0 / best.capacity
+    return best.name if is_light else ""
+
+
+def _order(choice: Choice, standing: Standing, favourite: str) -> tuple[float, ...]:
+    """Nearest tier, then the favourite, then those less than half full before those fuller, then the soonest.
+
+    Of several that are equally near, the less loaded half is asked first whatever it promises, since a promise made
+    under little load says little (Prequal: requests in flight first, latency among the cold).
+    """
+    is_hot = standing.in_flight * 2 >= choice.server.capacity
+    return (
+        float(choice.server.tier),
+        float(choice.server.name != favourite),
+        float(is_hot),
+        choice.first_token_seconds if not is_hot else float(standing.in_flight) / choice.server.capacity,
+    )
+
+
+def _hedge(ordered: Sequence[Choice]) -> str:
+    first, *others = ordered
+    if first.first_token_seconds < _HEDGE_SECONDS:
+        return ""
+    return next((c.server.name for c in others if c.server.tier == first.server.tier), "")
+
+
+def raised(label: Label, found: Sequence[Label]) -> Label:
+    """A label after the detectors: raised by what they found, never lowered."""
+    return max([label, *found])
