@@ -87,6 +87,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "demo/film.py",
         "demo/forgery.py",
         "demo/stock.py",
+        "serve/oip.py",
         "testing/",
     ),
     "mcap": ("seams/recordings.py",),

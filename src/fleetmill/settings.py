@@ -14,6 +14,7 @@ from fleetmill.logs import LEVELS
 
 FILE = "fleetmill.toml"
 APPROVALS = ("none", "required")
+TIERS = ("device", "premises", "attested", "partner")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,51 @@ class LineSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSettings:
+    """A model at a backend. Backends with equal `digest` and `template` go on with each other's broken answers."""
+
+    name: str
+    digest: str = ""  # "": its name says which model it is
+    template: str = ""
+    context: int = 0  # tokens; 0: not known
+    capabilities: tuple[str, ...] = ("chat", "completions")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendSettings:
+    """A server that answers, table [[serve.backend]]. Its price is told, or follows from power and amortisation."""
+
+    name: str
+    address: str  # http://host:port
+    models: tuple[ModelSettings, ...]
+    tier: str = "premises"  # device, premises, attested or partner
+    engine: str = "openai_url"
+    supplier: str = ""
+    hardware: str = ""
+    capacity: int = 8  # requests at once
+    key_env: str = ""  # environment variable with the key that it wants
+    money_per_million_in: float = 0.0  # tokens, in the owner's unit
+    money_per_million_out: float = 0.0
+    watts: float = 0.0  # while it writes
+    tokens_per_second: float = 0.0  # that it writes in all, when busy
+    money_per_kwh: float = 0.0
+    money_per_hour: float = 0.0  # amortisation, rent
+    may_train: bool = False  # its answers may become training data; a partner's only with a contract
+    contract: str = ""  # where that stands
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeSettings:
+    """The endpoint for models, table [serve]."""
+
+    host: str = "127.0.0.1"
+    port: int = 8790
+    workers: int = 1  # processes at the one port
+    stall_seconds: float = 15.0  # between two pieces of an answer: longer counts as death
+    backend: tuple[BackendSettings, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """One owner's factory."""
 
@@ -61,6 +107,7 @@ class Settings:
     log_level: str = "info"  # of `fleetmill up`: debug, info, warning or error
     log_file: str = ""  # where its log lines go, the file turned over at 10 MB; "": to stderr
     metrics_open: bool = False  # true: /metrics answers other machines too, not this one alone
+    serve: ServeSettings = field(default_factory=ServeSettings)  # table [serve]
     lines: Mapping[str, LineSettings] = field(default_factory=dict)  # tables [lines.NAME]
 
     def line(self, name: str) -> LineSettings:
@@ -107,7 +154,7 @@ def _read(
         sources["home"] = "flag" if home else "environment FLEETMILL_HOME"
     for f in fields(Settings):
         name = f"FLEETMILL_{f.name.upper()}"
-        if f.name not in ("home", "lines") and name in environment:
+        if f.name not in ("home", "lines", "serve") and name in environment:
             found[f.name] = _value(environment[name], f.type, name)
             sources[f.name] = f"environment {name}"
     try:
@@ -150,6 +197,8 @@ def _check(settings: Settings) -> None:
         raise InvalidInputError(f"log_level {settings.log_level!r}: must be one of {', '.join(LEVELS)}")
     for name, line in settings.lines.items():
         _check_line(name, line)
+    for backend in settings.serve.backend:
+        _check_backend(backend)
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -198,6 +247,20 @@ def _check_line(name: str, line: LineSettings) -> None:
             raise InvalidInputError(f"[lines.{name}] turn_when.{what} = {number}: must be 0 or more")
 
 
+def _check_backend(backend: BackendSettings) -> None:
+    where = f"[[serve.backend]] {backend.name}"
+    if backend.tier not in TIERS:
+        raise InvalidInputError(f"{where}: tier = {backend.tier!r}: must be one of {', '.join(TIERS)}")
+    if not backend.address.startswith(("http://", "https://")):
+        raise InvalidInputError(f"{where}: address = {backend.address!r}: must begin with http:// or https://")
+    if backend.capacity < 1 or not backend.models:
+        raise InvalidInputError(f"{where}: needs a capacity of at least 1 and at least one model")
+    if backend.may_train and backend.tier in ("attested", "partner") and not backend.contract:
+        raise InvalidInputError(f"{where}: may_train = true: name the contract that allows it, contract = ...")
+    if backend.watts and not backend.tokens_per_second:
+        raise InvalidInputError(f"{where}: watts need tokens_per_second, else no price per token follows from them")
+
+
 def _check_names(table: Any, cls: type, where: str) -> None:
     """Refuse what `cls` has no setting for, also in the tables below: a slip of the pen must not be passed over."""
     if not isinstance(table, Mapping):
@@ -211,6 +274,10 @@ def _check_names(table: Any, cls: type, where: str) -> None:
             raise InvalidInputError(f"{where}: lines must be tables [lines.NAME], is {lines!r}")
         for name, line in lines.items():
             _check_names(line, LineSettings, f"{where}: [lines.{name}]")
+        _check_names(table.get("serve", {}), ServeSettings, f"{where}: [serve]")
+    if cls is ServeSettings:
+        for backend in table.get("backend", ()):
+            _check_names(backend, BackendSettings, f"{where}: [[serve.backend]]")
     if cls is LineSettings:
         for name in ("campaign", "first_campaign"):
             _check_names(table.get(name, {}), CampaignSettings, f"{where}: {name}")
