@@ -167,10 +167,11 @@ class Seen:
     """A witness in memory."""
 
     def __init__(self) -> None:
-        self.sent: list[Sent] = []
+        self.sent: list[Sent] = []  # what came of each
+        self.begun: list[Sent] = []
 
     def saw(self, sent: Sent) -> None:
-        self.sent.append(sent)
+        (self.begun if sent.outcome == "begun" else self.sent).append(sent)
 
 
 class OneKey:

@@ -7,6 +7,7 @@ import json
 import random
 
 import pytest
+import uvloop
 
 from fleetmill.core.serve import Label, Tier
 from fleetmill.serve import stream
@@ -28,7 +29,7 @@ def test_an_answer_in_pieces_comes_as_it_was_said():
             answer = await s.say("hello", 12, stream_options={"include_usage": True})
             return answer, s.seen.sent
 
-    answer, sent = asyncio.run(run())
+    answer, sent = uvloop.run(run())
     assert text(answer) == "".join(answer_to("hello", 12))
     assert answer.endswith(stream.DONE)
     assert answer.count(b"[DONE]") == 1
@@ -40,7 +41,7 @@ def test_an_answer_at_once_comes_byte_for_byte_with_who_gave_it():
         async with stage([Engine("a")]) as s:
             return await s.ask(CHAT), s.seen.sent
 
-    (status, headers, body), sent = asyncio.run(run())
+    (status, headers, body), sent = uvloop.run(run())
     assert status == 200
     assert json.loads(body)["choices"][0]["message"]["content"] == "".join(answer_to("hello", 6))
     assert headers["x-fleetmill-server"] == "a"
@@ -63,7 +64,7 @@ def test_a_stream_that_breaks_off_goes_on_elsewhere_and_says_so(fault, path):
                 _, _, answer = await s.ask(body, path="/v1/completions")
             return answer, s.seen.sent
 
-    answer, sent = asyncio.run(run())
+    answer, sent = uvloop.run(run())
     events = list(stream.read(answer))
     assert text(answer) == "".join(answer_to("hello" if path == "chat" else "hello|", 12))
     assert answer.endswith(stream.DONE)
@@ -80,7 +81,7 @@ def test_what_cannot_go_on_ends_with_an_error_and_without_an_end():
             return await s.say("hello", 12, **more)
 
     for more in ({"logprobs": True}, {"tools": [{"type": "function"}]}, {"response_format": {"type": "json_object"}}):
-        answer = asyncio.run(run(**more))
+        answer = uvloop.run(run(**more))
         assert b"[DONE]" not in answer
         assert list(stream.read(answer))[-1]["error"]["code"] == "broken_off"
 
@@ -90,7 +91,7 @@ def test_nobody_left_to_go_on_is_said():
         async with stage([Engine("a", faults=[("die", 5)])]) as s:
             return await s.say("hello", 12)
 
-    answer = asyncio.run(run())
+    answer = uvloop.run(run())
     assert b"[DONE]" not in answer
     assert list(stream.read(answer))[-1]["error"]["code"] == "broken_off"
 
@@ -102,7 +103,7 @@ def test_another_model_or_template_does_not_go_on_with_it():
             s.relay.pool.spoke("b", 0.5)
             return await s.say("hello", 12), len(s.engines[1].seen)
 
-    answer, asked = asyncio.run(run())
+    answer, asked = uvloop.run(run())
     assert b"[DONE]" not in answer
     assert asked == 0
 
@@ -117,7 +118,7 @@ def test_retries_have_a_budget_so_that_failing_servers_do_not_get_twice_the_load
                 assert (status, headers["retry-after"]) == (503, "2")
             return sum(len(e.seen) for e in engines)
 
-    assert asyncio.run(run()) <= 40 + 10 + 4 + 1
+    assert uvloop.run(run()) <= 40 + 10 + 4 + 1
 
 
 @pytest.mark.parametrize("fault", ["500", "die"])
@@ -127,7 +128,7 @@ def test_before_the_first_byte_another_server_is_asked(fault):
             s.relay.pool.spoke("b", 0.5)
             return await s.ask(CHAT), [x.outcome for x in s.seen.sent]
 
-    (status, headers, body), outcomes = asyncio.run(run())
+    (status, headers, body), outcomes = uvloop.run(run())
     assert status == 200
     assert headers["x-fleetmill-server"] == "b"
     assert json.loads(body)["choices"][0]["message"]["content"] == "".join(answer_to("hello", 6))
@@ -142,7 +143,7 @@ def test_a_server_that_fails_three_times_is_left_alone():
             found = [(await s.ask(CHAT))[0] for _ in range(8)]
             return found, len(s.engines[0].seen)
 
-    statuses, asked = asyncio.run(run())
+    statuses, asked = uvloop.run(run())
     assert statuses == [200] * 8
     assert asked == 3
 
@@ -162,7 +163,7 @@ def test_a_client_that_leaves_ends_the_engines_work():
                 await asyncio.sleep(0.02)
             return s.seen.sent, s.relay.pool.tallies()
 
-    sent, tallies = asyncio.run(run())
+    sent, tallies = uvloop.run(run())
     assert [x.outcome for x in sent] == ["client_left"]
     assert tallies["a"]["in_flight"] == 0
     assert sent[0].tokens_out < 500
@@ -179,7 +180,7 @@ def test_a_label_keeps_a_request_from_a_partner_whatever_fails():
                 answers.append(await s.ask(body, headers={"x-fleetmill-label": label}))
             return answers, len(s.engines[1].seen), s.relay.egress.opened, s.relay.egress.refused
 
-    answers, asked, opened, refused = asyncio.run(run())
+    answers, asked, opened, refused = uvloop.run(run())
     assert b"broken_off" in answers[0][2]
     assert answers[1][0] == 403
     assert text(answers[2][2]) == "".join(answer_to("hello", 12))
@@ -197,7 +198,7 @@ def test_the_socket_itself_refuses_what_the_policy_should_have():
                 await egress.send(server, "/v1/x", b"secret words", label=label, consent=consent)
         return egress
 
-    egress = asyncio.run(run())
+    egress = uvloop.run(run())
     assert egress.refused == 3
     assert egress.opened == {}
 
@@ -213,7 +214,7 @@ def test_a_conversation_keeps_its_highest_label():
                 (await s.ask(CHAT, headers={"x-fleetmill-conversation": "c2"}))[0],
             ]
 
-    assert asyncio.run(run()) == [200, 403, 403, 200]
+    assert uvloop.run(run()) == [200, 403, 403, 200]
 
 
 def test_a_detector_raises_the_label():
@@ -229,7 +230,7 @@ def test_a_detector_raises_the_label():
             ]
             return [(await s.ask(CHAT | {"messages": [{"role": "user", "content": words}]}))[0] for words in said]
 
-    assert asyncio.run(run()) == [200, 403, 403, 200, 403]
+    assert uvloop.run(run()) == [200, 403, 403, 200, 403]
 
 
 BAD = [
@@ -248,7 +249,7 @@ def test_bad_input_gets_one_clear_line(body, status, words):
             head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\nconnection: close\r\n"
             return await s.send(head % KEY.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
 
-    head, _, rest = asyncio.run(run()).partition(b"\r\n\r\n")
+    head, _, rest = uvloop.run(run()).partition(b"\r\n\r\n")
     assert int(head.split()[1]) == status
     assert words in json.loads(rest)["error"]["message"]
 
@@ -258,7 +259,7 @@ def test_without_a_key_nothing_is_answered():
         async with stage([Engine("a")]) as s:
             return await s.ask(CHAT, key="sk-other"), len(s.engines[0].seen)
 
-    (status, _, body), asked = asyncio.run(run())
+    (status, _, body), asked = uvloop.run(run())
     assert (status, asked) == (401, 0)
     assert b"no such API key" in body
 
@@ -288,7 +289,7 @@ def test_what_could_be_read_in_two_ways_is_refused_and_the_connection_ends(what)
         async with stage([Engine("a")]) as s:
             return await s.send(SMUGGLED[what]), len(s.engines[0].seen)
 
-    answer, asked = asyncio.run(run())
+    answer, asked = uvloop.run(run())
     assert int(answer.split()[1]) in (400, 413, 431)
     assert asked == 0
     assert answer.count(b"HTTP/1.1 200") == 0
@@ -310,7 +311,7 @@ def test_a_client_that_reads_slowly_holds_the_server_back():
             writer.close()
             return most, len(got)
 
-    most, whole = asyncio.run(run())
+    most, whole = uvloop.run(run())
     assert whole > 3_000_000
     assert most < 1_000_000
 
@@ -341,7 +342,7 @@ def test_a_thousand_deaths_at_random_moments_lose_nothing_and_end_nothing_early(
                 found += await asyncio.gather(*(one(s, f"p{batch}-{n}", 0) for n in range(20)))
             return found, [x.outcome for x in s.seen.sent]
 
-    found, outcomes = asyncio.run(run())
+    found, outcomes = uvloop.run(run())
     assert outcomes.count("broken") >= 1000
     assert all(done == 1 for same, done, _ in found if same)
     lost = [f for f in found if not f[0]]

@@ -13,7 +13,20 @@ from typing import Annotated
 
 import typer
 
-from fleetmill.cli import asked, datasets, deciding, devices, factory, keeping, labels, learned, lines, showing, telling
+from fleetmill.cli import (
+    asked,
+    datasets,
+    deciding,
+    devices,
+    factory,
+    gateway,
+    keeping,
+    labels,
+    learned,
+    lines,
+    showing,
+    telling,
+)
 from fleetmill.core.errors import last_words
 
 
@@ -34,6 +47,7 @@ app.add_typer(devices.app, name="device")
 app.add_typer(lines.new_app, name="line")
 app.add_typer(labels.app, name="labels")
 app.add_typer(datasets.app, name="dataset")
+app.add_typer(gateway.app, name="serve")
 for part in (showing, factory, asked, learned, telling, deciding, keeping, lines):
     app.add_typer(part.app)
 

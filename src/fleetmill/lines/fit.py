@@ -51,10 +51,20 @@ def steady(seed: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def fit(module: torch.nn.Module, loss: Loss, plan: Plan, job: TrainJob, tracker: Tracker, rows: Metrics) -> None:
+def fit(
+    module: torch.nn.Module,
+    loss: Loss,
+    plan: Plan,
+    job: TrainJob,
+    tracker: Tracker,
+    rows: Metrics,
+    *,
+    optimiser: torch.optim.Optimizer | None = None,
+) -> None:
     """Train `module` in place; what `tracker` saved of the same job before is gone on from, to the same bytes.
 
-    `rows` rides along in every report: the label rows by source, as ``rows.oracle``.
+    `rows` rides along in every report: the label rows by source, as ``rows.oracle``. `optimiser`: of the module's
+    parameters, its state tensors; AdamW by the plan where none is given.
 
     Raises:
         Stopped: the run was cancelled; the state of the last multiple of `plan.keep` is with the tracker.
@@ -63,7 +73,7 @@ def fit(module: torch.nn.Module, loss: Loss, plan: Plan, job: TrainJob, tracker:
     if job.world_size != 1:
         raise LineError(f"this line trains on one machine, the job asks for {job.world_size}")
     module.to(job.accelerator).train()
-    optimiser = torch.optim.AdamW(module.parameters(), lr=plan.rate, weight_decay=plan.decay)
+    optimiser = optimiser or torch.optim.AdamW(module.parameters(), lr=plan.rate, weight_decay=plan.decay)
     average = {name: value.clone() for name, value in module.state_dict().items()} if plan.average else {}
     for step in range(_resume(module, optimiser, average, tracker), plan.steps):
         value = _one(module, optimiser, loss, plan, seed=job.seed, step=step)

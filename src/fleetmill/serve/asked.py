@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,8 +60,8 @@ class Conversations:
         return label
 
 
-def read_job(request: Request, tenant: Tenant, talks: Conversations) -> Job:
-    """The request as a job.
+def read_job(request: Request, tenant: Tenant, key: str, talks: Conversations) -> Job:
+    """The request as a job; `key`: the digest of its API key.
 
     Raises:
         ValueError: it cannot be asked so; one sentence.
@@ -77,7 +77,7 @@ def read_job(request: Request, tenant: Tenant, talks: Conversations) -> Job:
         raise ValueError("max_tokens must be a whole number above 0")
     ask = Ask(
         tenant=tenant.name,
-        key=key_digest(request),
+        key=key,
         model=asked["model"],
         label=_label(request, tenant, talks),
         wants=_wants(request.path, asked),
@@ -88,9 +88,7 @@ def read_job(request: Request, tenant: Tenant, talks: Conversations) -> Job:
         prefix=_prefix(tenant.name, request.body),
     )
     is_stream = asked.get("stream") is True
-    return Job(
-        id=uuid.uuid4().hex[:16], path=request.path, ask=ask, body=request.body, asked=asked, is_stream=is_stream
-    )
+    return Job(id=os.urandom(8).hex(), path=request.path, ask=ask, body=request.body, asked=asked, is_stream=is_stream)
 
 
 def key_digest(request: Request) -> str:
@@ -101,15 +99,18 @@ def key_digest(request: Request) -> str:
 
 def _label(request: Request, tenant: Tenant, talks: Conversations) -> Label:
     """The highest of the tenant's, the caller's and the conversation's, raised by the detectors."""
+    said, talk = request.headers.get(b"x-fleetmill-label"), request.headers.get(b"x-fleetmill-conversation", b"")
+    if not (said or talk or tenant.detectors):
+        return tenant.label
     given = [tenant.label]
-    if said := request.headers.get(b"x-fleetmill-label"):
+    if said:
         name = said.decode("ascii", "replace").upper()
         if name not in Label.__members__:
             choices = ", ".join(label.name.lower() for label in Label)
             raise ValueError(f"x-fleetmill-label must be one of {choices}")
         given.append(Label[name])
     label = raised(highest(*given), detect.found(tenant.detectors, request.body))
-    return talks.label(tenant, request.headers.get(b"x-fleetmill-conversation", b"").decode("ascii", "replace"), label)
+    return talks.label(tenant, talk.decode("ascii", "replace"), label)
 
 
 def _prefix(tenant: str, body: bytes) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -70,7 +72,7 @@ class _Upstream(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self.is_lost = False
+        self.is_lost = self.was_slow = False
         self._parser: httptools.HttpResponseParser | None = None
         self._head: asyncio.Future[tuple[int, dict[bytes, bytes]]] | None = None
         self._headers: dict[bytes, bytes] = {}
@@ -83,16 +85,25 @@ class _Upstream(asyncio.Protocol):
 
     # the caller's side
 
-    def ask(self, head: bytes, body: bytes) -> asyncio.Future[tuple[int, dict[bytes, bytes]]]:
-        """Send a request; status and headers when they are here."""
+    async def ask(self, head: bytes, body: bytes, seconds: float) -> tuple[int, dict[bytes, bytes]]:
+        """Send a request; status and headers when they are here.
+
+        Raises:
+            ServerLostError: the server hung up, spoke no HTTP, or did not begin within `seconds`.
+        """
         assert self.transport is not None
         self._parser = httptools.HttpResponseParser(self)
         self._headers, self._early, self._ended = {}, [], None
         self._on_body = self._on_end = None
         self._until_close = False
-        self._head = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._head = loop.create_future()
         self.transport.write(head + body)
-        return self._head
+        timer = loop.call_later(seconds, self._late, seconds)
+        try:
+            return await self._head
+        finally:
+            timer.cancel()
 
     def listen(self, on_body: OnBody, on_end: OnEnd) -> None:
         """From now on pieces go to `on_body`; those that came before it go first."""
@@ -114,13 +125,17 @@ class _Upstream(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def _late(self, seconds: float) -> None:
+        if self._head is not None and not self._head.done():
+            self.was_slow = True
+            self._head.set_exception(ServerLostError(f"no answer within {seconds:g} s"))
+
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+        self.transport.set_write_buffer_limits(high=_HIGH_WATER)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server is gone; an answer that ends with the connection is whole by that."""
@@ -195,6 +210,14 @@ class _Upstream(asyncio.Protocol):
             self.transport.close()
 
 
+@lru_cache(maxsize=1024)
+def _head(address: str, method: str, path: str) -> bytes:
+    """The first lines of a request to a server, which are the same each time."""
+    at = urlsplit(address)
+    where = f"{at.path.rstrip('/')}{path}"
+    return f"{method} {where} HTTP/1.1\r\nhost: {at.netloc}\r\ncontent-type: application/json\r\n".encode()
+
+
 class Egress:
     """Connections to the servers of a pool."""
 
@@ -229,25 +252,18 @@ class Egress:
             raise EgressRefusedError(
                 f"label {label.name.lower()} must not go to server {server.name} of tier {server.tier.name.lower()}"
             )
-        at = urlsplit(server.address)
-        more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-        head = (
-            f"{method} {at.path.rstrip('/')}{path} HTTP/1.1\r\nhost: {at.netloc}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n{more}\r\n"
-        ).encode()
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items()) if headers else ""
+        head = _head(server.address, method, path) + b"content-length: %d\r\n%s\r\n" % (len(body), more.encode())
         upstream, was_idle = await self._connection(server)
         try:
-            status, found = await asyncio.wait_for(upstream.ask(head, body), seconds)
+            status, found = await upstream.ask(head, body, seconds)
         except ServerLostError as error:
             upstream.cut()
-            if was_idle:  # it was closed while it waited: that says nothing about the server
+            if was_idle and not upstream.was_slow:  # it was closed while it waited: that says nothing about the server
                 return await self.send(
                     server, path, body, label=label, consent=consent, headers=headers, method=method, seconds=seconds
                 )
             raise ServerLostError(f"server {server.name}: {error}") from None
-        except asyncio.TimeoutError:
-            upstream.cut()
-            raise ServerLostError(f"server {server.name}: no answer within {seconds:g} s") from None
         except asyncio.CancelledError:
             upstream.cut()
             raise

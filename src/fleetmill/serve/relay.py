@@ -81,7 +81,7 @@ class Relay:
             self._error(reply, 405, "this path takes POST", "invalid_request_error", "no_method")
         else:
             try:
-                job = read_job(request, tenant, self._talks)
+                job = read_job(request, tenant, key, self._talks)
             except ValueError as error:
                 self._error(reply, 400, str(error), "invalid_request_error", "bad_request")
                 return
@@ -124,6 +124,7 @@ class Relay:
         server, began = choice.server, time.monotonic()
         secret = self._secrets.get(server.name)
         self.pool.began(server.name)
+        self._tell(job, server, outcome="begun")
         try:
             answer = await self.egress.send(
                 server,
@@ -234,14 +235,14 @@ class Relay:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bool] = loop.create_future()
         events, rewriter = stream.Events(), said.rewriter(job.resumed)
-        heard, has_spoken = time.monotonic(), False
+        has_spoken, is_silent = False, True
 
         def on_body(data: bytes) -> None:
-            nonlocal heard, has_spoken
-            heard = time.monotonic()
+            nonlocal has_spoken, is_silent
+            is_silent = False
             if not has_spoken:
                 has_spoken = True
-                self.pool.spoke(attempt.server.name, heard - attempt.began)
+                self.pool.spoke(attempt.server.name, time.monotonic() - attempt.began)
             whole = events.feed(data)
             if whole:
                 if rewriter is not None:
@@ -251,21 +252,24 @@ class Relay:
             if events.is_broken:
                 _set(done, False)
 
-        is_full = False
+        is_full, halves = False, 0
 
         def look() -> None:
-            silent = 0.0 if is_full else time.monotonic() - heard
-            if silent >= self._stall:
+            """Twice in the time that counts as death: silent in both halves is dead."""
+            nonlocal is_silent, halves
+            halves = halves + 1 if is_silent and not is_full else 0
+            is_silent = True
+            if halves >= 2:
                 _set(done, False)
             else:
-                timers[0] = loop.call_later(self._stall - silent, look)
+                timers[0] = loop.call_later(self._stall / 2, look)
 
         def full(on: bool) -> None:
-            nonlocal is_full, heard
-            is_full, heard = on, time.monotonic()
+            nonlocal is_full
+            is_full = on
             attempt.answer.pause(on)
 
-        timers = [loop.call_later(self._stall, look)]
+        timers = [loop.call_later(self._stall / 2, look)]
         reply.on_gone, reply.on_full = (lambda: _set(done, False)), full
         try:
             attempt.answer.listen(on_body, lambda whole: _set(done, whole))
@@ -319,6 +323,10 @@ class Relay:
         used = server.price.of(*tokens)
         self.pool.ended(server.name, good=good, tokens=tokens[1], seconds=seconds)
         self._purse.settle(reservation, used)
+        self._tell(job, server, outcome=outcome, tokens=tokens)
+
+    def _tell(self, job: Job, server: Server, *, outcome: str, tokens: tuple[int, int] = (0, 0)) -> None:
+        """Keep that something is sent, before it is, and what came of it."""
         self._witness.saw(
             Sent(
                 time_ns=self._clock(),
@@ -332,7 +340,7 @@ class Relay:
                 consent=job.ask.consent,
                 tokens_in=tokens[0],
                 tokens_out=tokens[1],
-                used=used,
+                used=server.price.of(*tokens) if outcome != "begun" else {},
                 resumed=job.resumed,
                 outcome=outcome,
             )

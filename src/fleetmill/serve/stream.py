@@ -35,12 +35,15 @@ class Events:
 
     def feed(self, data: bytes) -> bytes:
         """What can be handed on now: up to the end of the last whole event."""
-        data = self._rest + data if self._rest else data
-        cut = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
-        if cut < 3:
-            self._rest = data
-            return b""
-        whole, self._rest = data[:cut], data[cut:]
+        if not self._rest and data.endswith(b"\n\n"):  # as most servers send
+            whole = data
+        else:
+            data = self._rest + data
+            cut = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
+            if cut < 3:
+                self._rest = data
+                return b""
+            whole, self._rest = data[:cut], data[cut:]
         if _BROKEN in whole:
             self.is_broken = True
             return whole[: whole.index(_BROKEN)]

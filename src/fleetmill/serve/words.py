@@ -53,7 +53,7 @@ class Sent:
     tokens_out: int
     used: Mapping[Measure, int]
     resumed: int  # how many servers broke off before this one
-    outcome: str  # whole, broken, client_left, refused_by_server
+    outcome: str  # begun (before a byte is sent), then whole, broken, client_left, refused_by_server
 
 
 class Witness(Protocol):

@@ -1,0 +1,45 @@
+"""The gateway itself: `fleetmill serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fleetmill.cli.serving import app
+from fleetmill.cli.shown import HomeOption
+
+__all__ = ["app"]
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    home: HomeOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0: any free one. [8790]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes at that port. [1]")] = None,
+    follow: Annotated[bool, typer.Option("--follow", hidden=True, help="One more process at a port in use.")] = False,
+) -> None:
+    """Answer for models: the OpenAI API for the servers in [[serve.backend]], the Open Inference Protocol for lines.
+
+    Ends when it is told to (SIGTERM, Ctrl-C), and first finishes what it has begun.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from dataclasses import replace
+
+    from fleetmill import logs
+    from fleetmill.serving import serve as answer
+    from fleetmill.settings import read_settings
+
+    settings = read_settings(home=home)
+    given = {"host": host, "port": port, "workers": 1 if follow else workers}
+    asked = replace(settings.serve, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    logs.set_up(settings.log_level, settings.log_file)
+    if not answer(
+        replace(settings, serve=asked),
+        ready=lambda address: None if follow else typer.echo(f"gateway {address}"),
+        follows=follow,
+    ):
+        raise typer.Exit(4)
