@@ -72,6 +72,7 @@ def test_a_stream_that_breaks_off_goes_on_elsewhere_and_says_so(fault, path):
     assert events[-1]["fleetmill"] == {"resumed": 2}
     assert sum("role" in (e["choices"][0].get("delta") or {}) for e in events) == (path == "chat")
     assert [s.outcome for s in sent] == ["broken", "broken", "whole"]
+    assert sum(s.tokens_out for s in sent) <= 12 + 4  # nobody is paid for another's words
 
 
 def test_what_cannot_go_on_ends_with_an_error_and_without_an_end():

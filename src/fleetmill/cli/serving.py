@@ -137,8 +137,8 @@ def budget_set(
     """Limit a tenant or a key in one measure. What it used before counts. `none` takes the limit away."""
     from fleetmill.serve.keys import find_key
 
-    known = _measure(measure)
     with _accounts(home) as accounts:
+        known = _measure(measure)
         digest = find_key(accounts, key).digest if key else ""
         accounts.set_budget(tenant, digest, known, period, _amount(known, most))
     whom = f"tenant {tenant}" + (f", key {digest[:12]}" if digest else "")

@@ -174,8 +174,11 @@ class Relay:
         size = 0
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
+        watch = _Watch(done, max(self._stall, FIRST_BYTE_SECONDS))
+
         def on_body(data: bytes) -> None:
             nonlocal size
+            watch.is_silent = False
             size += len(data)
             pieces.append(data)
             if size > MOST_WHOLE:
@@ -183,9 +186,12 @@ class Relay:
                 attempt.answer.cut()
 
         reply.on_gone = lambda: _set(done, False)
-        attempt.answer.listen(on_body, lambda whole: _set(done, whole))
-        is_whole = await done
-        reply.on_gone = None
+        try:
+            attempt.answer.listen(on_body, lambda whole: _set(done, whole))
+            is_whole = await done
+        finally:
+            watch.end()
+            reply.on_gone = None
         if not is_whole:
             attempt.answer.cut()
         return b"".join(pieces) if is_whole else None
@@ -232,14 +238,13 @@ class Relay:
 
     async def _relayed(self, job: Job, attempt: _Attempt, reply: Reply, said: Said) -> _Relayed:
         """Hand on one server's events until it ends, dies, stalls, or the client leaves."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[bool] = loop.create_future()
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         events, rewriter = stream.Events(), said.rewriter(job.resumed)
-        has_spoken, is_silent = False, True
+        watch, has_spoken = _Watch(done, self._stall), False
 
         def on_body(data: bytes) -> None:
-            nonlocal has_spoken, is_silent
-            is_silent = False
+            nonlocal has_spoken
+            watch.is_silent = False
             if not has_spoken:
                 has_spoken = True
                 self.pool.spoke(attempt.server.name, time.monotonic() - attempt.began)
@@ -252,30 +257,16 @@ class Relay:
             if events.is_broken:
                 _set(done, False)
 
-        is_full, halves = False, 0
-
-        def look() -> None:
-            """Twice in the time that counts as death: silent in both halves is dead."""
-            nonlocal is_silent, halves
-            halves = halves + 1 if is_silent and not is_full else 0
-            is_silent = True
-            if halves >= 2:
-                _set(done, False)
-            else:
-                timers[0] = loop.call_later(self._stall / 2, look)
-
         def full(on: bool) -> None:
-            nonlocal is_full
-            is_full = on
+            watch.is_paused = on
             attempt.answer.pause(on)
 
-        timers = [loop.call_later(self._stall / 2, look)]
         reply.on_gone, reply.on_full = (lambda: _set(done, False)), full
         try:
             attempt.answer.listen(on_body, lambda whole: _set(done, whole))
             is_whole = await done
         finally:
-            timers[0].cancel()
+            watch.end()
             reply.on_gone = reply.on_full = None
         if not is_whole:
             attempt.answer.cut()
@@ -353,6 +344,27 @@ class Relay:
 
     def _error(self, reply: Reply, status: int, message: str, kind: str, code: str) -> None:
         reply.whole(status, words.error(message, kind=kind, code=code))
+
+
+class _Watch:
+    """Ends an answer of which nothing is heard for so long: it looks twice in that time, and silent twice is dead."""
+
+    def __init__(self, done: asyncio.Future[bool], seconds: float) -> None:
+        self.is_silent, self.is_paused = True, False  # paused: the client is slow, not the server
+        self._done, self._half, self._halves = done, seconds / 2, 0
+        self._timer = asyncio.get_running_loop().call_later(self._half, self._look)
+
+    def end(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        self._halves = self._halves + 1 if self.is_silent and not self.is_paused else 0
+        self.is_silent = True
+        if self._halves >= 2:
+            _set(self._done, False)
+        else:
+            self._timer = asyncio.get_running_loop().call_later(self._half, self._look)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

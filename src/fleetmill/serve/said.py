@@ -13,6 +13,7 @@ class Said:
         self._pieces: list[bytes] = []
         self._size = 0
         self._read: stream.Spoken | None = None
+        self._before = 0  # tokens that servers before this one wrote
 
     def add(self, events: bytes) -> None:
         """Whole events that were handed on."""
@@ -51,6 +52,8 @@ class Said:
         return stream.Rewriter(self.spoken.head, resumed=resumed, events=self.spoken.events)
 
     def tokens(self, ask: Ask) -> tuple[int, int]:
-        """As the server counted; else one token an event."""
+        """(read, written) by the server that spoke last, as it counted; else one token an event. To be asked once."""
         events = sum(piece.count(b"data: {") for piece in self._pieces)
-        return stream.usage(b"".join(self._pieces[-4:]), events=events, tokens_in=ask.tokens_in)
+        read, written = stream.usage(b"".join(self._pieces[-4:]), events=events, tokens_in=ask.tokens_in)
+        own, self._before = max(written - self._before, 0), max(written, self._before)
+        return read, own
