@@ -125,6 +125,8 @@ def ours(port: int, backend_port: int) -> None:
             return tenant if key == digest else None
 
     class Witness:
+        fault = ""
+
         def __init__(self):
             self.number = 0
 

@@ -166,6 +166,8 @@ def _tokens(prompt: str, text: str) -> list[str]:
 class Seen:
     """A witness in memory."""
 
+    fault = ""
+
     def __init__(self) -> None:
         self.sent: list[Sent] = []  # what came of each
         self.begun: list[Sent] = []

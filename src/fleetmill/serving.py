@@ -128,7 +128,7 @@ async def _answer(
             looking.cancel()
             relay.egress.close()
             await purse.close()
-            journal.close()
+            await asyncio.to_thread(journal.close)
             accounts.close()
 
 

@@ -248,6 +248,27 @@ def test_a_request_that_is_given_up_while_it_waits_gives_back(books):
     asyncio.run(run())
 
 
+def test_a_request_that_is_given_up_just_when_it_was_granted_gives_back(books, monkeypatch):
+    books.set_budget("t", "", "tokens", "none", 10)
+
+    async def run():
+        mine = purse(books)
+        waiting = asyncio.create_task(mine.reserve("t", "k", ONE))
+        serve = mine._serve
+
+        def serve_and_give_up(account) -> None:
+            serve(account)
+            waiting.cancel()
+
+        monkeypatch.setattr(mine, "_serve", serve_and_give_up)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await mine.reserve("t", "k", ONE) is not None
+        await mine.close()
+
+    asyncio.run(run())
+
+
 def test_a_lease_pays_for_its_day_alone(books, clock):
     books.set_budget("t", "", "tokens", "day", 100)
     clock.now = period_start("day", clock.now) + DAY - SECOND
@@ -369,7 +390,9 @@ def test_where_marks_cannot_be_believed_all_of_a_dead_lease_is_charged(tmp_path,
     if what == "gone":
         marks.unlink()
     else:
-        marks.write_bytes(marks.read_bytes().replace(b"leases 1\n", b"leases 1\n0", 1)[: marks.stat().st_size])
+        boot = marks.read_bytes()[len(b"fleetmill leases 1\n") :][:1]
+        other = b"0" if boot != b"0" else b"1"
+        marks.write_bytes(marks.read_bytes().replace(b"leases 1\n" + boot, b"leases 1\n" + other, 1))
     found = after_the_lease(tmp_path, clock)
     assert found == {"spent": held, "reserved": 0, "overrun": 0, "presumed": held}
 

@@ -204,6 +204,34 @@ def test_the_socket_itself_refuses_what_the_policy_should_have():
     assert egress.opened == {}
 
 
+def test_what_cannot_be_recorded_is_not_sent():
+    async def run():
+        async with stage([Engine("a")]) as s:
+            s.seen.fault = "the disk is full"
+            return await s.ask(CHAT), len(s.engines[0].seen)
+
+    (status, _, body), asked = uvloop.run(run())
+    assert (status, asked) == (503, 0)
+    assert b"cannot be recorded" in body
+
+
+def test_a_fault_of_ours_settles_what_was_reserved_and_cuts_the_answer():
+    async def run():
+        async with stage([Engine("a")]) as s:
+            s.relay._relayed = None  # planted
+            before = s.relay.pool.tallies()["a"]["in_flight"]
+            reader, writer = await asyncio.open_connection("127.0.0.1", s.port)
+            body = json.dumps(CHAT | {"stream": True}).encode()
+            writer.write(HEAD % (KEY.encode(), len(body)) + body)
+            answer = await reader.read()
+            writer.close()
+            return answer, before, s.relay.pool.tallies()["a"]["in_flight"], [x.outcome for x in s.seen.sent]
+
+    answer, before, after, outcomes = uvloop.run(run())
+    assert b"[DONE]" not in answer
+    assert (before, after, outcomes) == (0, 0, ["client_left"])
+
+
 def test_a_conversation_keeps_its_highest_label():
     async def run():
         async with stage([Engine("partner")], partner={"tier": Tier.PARTNER}) as s:

@@ -258,6 +258,7 @@ class Recipe:
     first: Round  # generation 0: no model yet, the expert drives
     then: Round
     headline: str  # the metric that the report is about
+    generations: int = 4  # that a demo turns
     report_trials: int = 20  # worlds; in a replay: recorded sessions (of each device, where later time is held out)
     report_seconds: float = 20.0
     quick: tuple[int, int] = (2, 4)  # generations and devices of `demo --quick`

@@ -126,6 +126,7 @@ class Ask:
     label: Label
     wants: frozenset[str] = frozenset({"chat"})  # capabilities
     tokens_in: int = 0  # estimated
+    tokens_in_most: int = 0  # that there can be: what is reserved
     tokens_most: int = 1024  # that may be written
     seconds: float | None = None  # until the first token at the latest
     consent: bool = False  # to a partner

@@ -77,7 +77,7 @@ def make_plan(
     if found.world is not None and data is not None:
         raise InvalidInputError(f"--data {data}: line {line} lives in its own world. Leave --data out")
     recipe = found.recipe if sessions is None else _living(found.recipe, sessions)
-    least = recipe.quick if quick else (4, recipe.devices)
+    least = recipe.quick if quick else (recipe.generations, recipe.devices)
     plan = Plan(
         line=found,
         recipe=recipe,

@@ -81,8 +81,9 @@ def read_job(request: Request, tenant: Tenant, key: str, talks: Conversations) -
         model=asked["model"],
         label=_label(request, tenant, talks),
         wants=_wants(request.path, asked),
-        tokens_in=len(request.body) // 3,  # more tokens than there are: a bound, not an estimate
-        tokens_most=most or _DEFAULT_TOKENS,
+        tokens_in=len(request.body) // 3,
+        tokens_in_most=len(request.body),  # a token is at least a byte
+        tokens_most=(most or _DEFAULT_TOKENS) * _answers(asked),
         seconds=_seconds(request.headers.get(b"x-fleetmill-deadline-ms")),
         consent=tenant.consent or request.headers.get(b"x-fleetmill-consent", b"") == b"partner",
         prefix=_prefix(tenant.name, request.body),
@@ -116,6 +117,14 @@ def _label(request: Request, tenant: Tenant, talks: Conversations) -> Label:
 def _prefix(tenant: str, body: bytes) -> tuple[str, ...]:
     """Salted digest of the prompt's beginning: equal beginnings of one tenant meet the same cache."""
     return (hashlib.sha256(tenant.encode() + body[:1024]).hexdigest()[:16],) if len(body) >= 1024 else ()
+
+
+def _answers(asked: Mapping[str, Any]) -> int:
+    """How many answers to one prompt."""
+    found = [asked.get(name) for name in ("n", "best_of")]
+    if any(n is not None and (type(n) is not int or not 1 <= n <= 128) for n in found):
+        raise ValueError("n must be a whole number from 1 to 128")
+    return max(n or 1 for n in found)
 
 
 def _wants(path: str, asked: Mapping[str, Any]) -> frozenset[str]:

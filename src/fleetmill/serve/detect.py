@@ -15,7 +15,7 @@ from fleetmill.core.serve import Label
 _EMAIL = re.compile(rb"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
 _IBAN = re.compile(rb"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}\b")
 _CARD = re.compile(rb"(?<!\d)(?:\d[ -]?){13,19}(?!\d)")
-_KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----|\b(?:sk|ghp|xox[abp])[-_][A-Za-z0-9_-]{16,}")
+_KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----|\b(?:sk|fm|ghp|xox[abp])[-_][A-Za-z0-9_-]{16,}")
 
 
 def _card(content: bytes) -> bool:

@@ -41,11 +41,11 @@ class Held:
         """A lease pays for the day in which it was made."""
         return self.at_ns - self.at_ns % DAY_NS + DAY_NS
 
-    def hold(self, wanted: Amounts, clock_ns: int) -> bool:
-        """Hand out from what is free, if it reaches and `clock_ns` is before the end."""
+    def hold(self, wanted: Amounts) -> bool:
+        """Hand out from what is free, if it reaches. Whether the lease still runs is asked after this."""
         f, h = self.free, self.held
         w0, w1, w2, w3 = wanted
-        if clock_ns >= self.until_ns or w0 > f[0] or w1 > f[1] or w2 > f[2] or w3 > f[3]:
+        if w0 > f[0] or w1 > f[1] or w2 > f[2] or w3 > f[3]:
             return False
         self.free = (f[0] - w0, f[1] - w1, f[2] - w2, f[3] - w3)
         self.held = (h[0] + w0, h[1] + w1, h[2] + w2, h[3] + w3)

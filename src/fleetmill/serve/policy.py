@@ -134,7 +134,7 @@ def _choice(ask: Ask, server: Server, standing: Standing) -> Choice:
     return Choice(
         server=server,
         first_token_seconds=standing.first_token_seconds,
-        worst=server.price.of(ask.tokens_in, ask.tokens_most),
+        worst=server.price.of(max(ask.tokens_in, ask.tokens_in_most), ask.tokens_most),
     )
 
 

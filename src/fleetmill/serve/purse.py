@@ -173,8 +173,8 @@ class AccountPurse:
         return name
 
     def _hold(self, lease: Held, wanted: Amounts) -> bool:
-        """Hand out. The clock is read again after the mark is made: who finds the lease run out, finds the mark too."""
-        if not lease.hold(wanted, self._clock()):
+        """Hand out. The clock is read after the mark is made: who finds the lease run out finds the mark too."""
+        if not lease.hold(wanted):
             return False
         if self._clock() >= lease.until_ns:
             lease.let_go(NOTHING, wanted)

@@ -7,8 +7,10 @@ retry, a hedge or a resumed answer sends goes through the same policy and the sa
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fleetmill.core.serve import Server
@@ -21,6 +23,7 @@ from fleetmill.serve.pool import Pool
 from fleetmill.serve.said import Said
 from fleetmill.serve.words import Keys, Purse, Sent, Witness
 
+_LOG = logging.getLogger("fleetmill.serve")
 STALL_SECONDS = 15.0  # between two pieces of a stream: longer counts as death
 FIRST_BYTE_SECONDS = 60.0
 MOST_RESUMED = 3
@@ -107,6 +110,9 @@ class Relay:
             plan = self._plan(job, like)
             if isinstance(plan, Refusal):
                 return plan
+            if self._witness.fault:
+                _LOG.error("nothing is sent", extra={"why": self._witness.fault})
+                return Refusal(reason=Reason.DOWN, sentence="what is sent cannot be recorded now", retry_seconds=5.0)
             choice = plan.choices[0]
             if job.tried and like is None:  # going on with what was begun is no retry
                 if self._retries < 1.0:
@@ -124,8 +130,8 @@ class Relay:
         server, began = choice.server, time.monotonic()
         secret = self._secrets.get(server.name)
         self.pool.began(server.name)
-        self._tell(job, server, outcome="begun")
         try:
+            self._tell(job, server, outcome="begun")
             answer = await self.egress.send(
                 server,
                 job.path,
@@ -155,9 +161,10 @@ class Relay:
             if isinstance(found, Refusal):
                 self._refuse(reply, found)
                 return
-            body = await self._whole(found, reply)
-            if reply.is_gone:
-                self._settle(job, found, outcome="client_left")
+            with self._held(job, found):
+                body = await self._whole(found, reply)
+            if reply.is_gone:  # what it had read is paid for
+                self._settle(job, found, outcome="client_left", tokens=(job.ask.tokens_in, 0))
                 return
             if body is None:
                 self._settle(job, found, outcome="broken", good=False)
@@ -215,7 +222,8 @@ class Relay:
                 return
             if not reply.is_begun:
                 reply.begin(200, kind=b"text/event-stream", more=_told(job, found.server))
-            events = await self._relayed(job, found, reply, said)
+            with self._held(job, found):
+                events = await self._relayed(job, found, reply, said)
             if reply.is_gone:
                 self._settle(job, found, outcome="client_left", tokens=said.tokens(job.ask))
                 return
@@ -292,6 +300,16 @@ class Relay:
         reply.end()
 
     # what it took
+
+    @contextmanager
+    def _held(self, job: Job, attempt: _Attempt) -> Iterator[None]:
+        """If this ends in the middle (the gateway ends, or a fault of ours), what was reserved does not stay so."""
+        try:
+            yield
+        except BaseException:
+            attempt.answer.cut()
+            self._settle(job, attempt, outcome="client_left", tokens=(job.ask.tokens_in, 0))
+            raise
 
     def _settle(
         self, job: Job, attempt: _Attempt, *, outcome: str, good: bool = True, tokens: tuple[int, int] = (0, 0)

@@ -57,8 +57,10 @@ class Sent:
 
 
 class Witness(Protocol):
-    """Keeps what was sent where."""
+    """Keeps what was sent where. Nothing is sent while it has a fault: what cannot be kept cannot be proven."""
 
+    @property
+    def fault(self) -> str: ...
     def saw(self, sent: Sent) -> None: ...
 
 

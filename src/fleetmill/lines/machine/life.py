@@ -73,7 +73,7 @@ def _feature(name: str, kind: str, unit: str = "1", shape: tuple[int, ...] = ())
     return Feature(name=name, kind=kind, dtype="float32", shape=shape, unit=unit, hold_ns=PERIOD_NS)  # type: ignore[arg-type]
 
 
-_three_lives = Round(scenario="replay", sessions=3, seconds=400 * 3600.0, budget_ratio=1.0)
+_four_lives = Round(scenario="replay", sessions=4, seconds=400 * 3600.0, budget_ratio=1.0)
 
 line = Line(
     name="machine_life",
@@ -104,9 +104,10 @@ line = Line(
     importers=(cmapss,),
     recipe=Recipe(
         devices=6,
-        first=_three_lives,
-        then=_three_lives,
+        first=_four_lives,
+        then=_four_lives,
         headline="rul_rmse",
+        generations=3,
         report_trials=24,  # engines that no device gets
         quick=(2, 3),
         sample=engines,
