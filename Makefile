@@ -1,13 +1,13 @@
 # Fleetmill: two commands do everything. Both need Python 3.11 or newer, git and make, and set up .venv themselves.
 #   make demo    set up, then the main job: the loop turns, the fleet gets better    (DEMO_ARGS="--quick" for a minute)
 #   make test    set up, then lint, types, architecture, docs and all tests
-# Also: check (make test without what is slow), prove (the measured claims), clean.
+# Also: check (make test without what is slow), prove (the measured claims), engines (llama.cpp's server), clean.
 
 PYTHON      ?= python3
 JOBS        ?= 2
 DEMO_ARGS   ?=
 DEMO_EXTRAS := factory,train,sim,web
-TEST_EXTRAS := $(DEMO_EXTRAS),serve,dev
+TEST_EXTRAS := $(DEMO_EXTRAS),serve,llm,dev
 # PyTorch's own public index of CPU builds: asked only where CUDA libraries would be installed in vain.
 # Empty: never. CUDA=1: take the CUDA build anyway.
 export TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -20,7 +20,7 @@ BIN  := $(VENV)/bin
 # A small process of a fleet gains nothing from many threads, and equal bytes need one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check prove clean lint types wheels architecture docs site lock release
+.PHONY: demo test check prove clean lint types wheels architecture docs site lock release engines
 
 demo: $(VENV)/.demo
 	$(BIN)/fleetmill demo $(DEMO_ARGS)
@@ -67,6 +67,10 @@ wheels: $(VENV)/.test
 prove: $(VENV)/.test
 	@if [ -f scripts/prove.py ]; then $(BIN)/python scripts/prove.py; \
 	else echo "prove: scripts/prove.py is missing: it will run the measured claims of README.md"; exit 1; fi
+
+# llama.cpp's own server in build/engines, for the tests that serve a model with it: built once, in its own time (scripts/engines.sh).
+engines: $(VENV)/.made
+	PYTHON="$(BIN)/python" sh scripts/engines.sh build/engines
 
 clean:
 	rm -rf $(VENV) build dist demo-*/ .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -31,6 +31,7 @@ _EXTRAS = {  # which extra brings a library that may be missing; what is not nam
     **dict.fromkeys(("torch", "onnx", "safetensors"), "train"),
     **dict.fromkeys(("gymnasium", "gymnasium_robotics", "mujoco", "Box2D", "pygame"), "sim"),
     **dict.fromkeys(("matplotlib", "PIL"), "web"),
+    **dict.fromkeys(("tokenizers", "onnxruntime_genai"), "llm"),
     "hypothesis": "testing",
 }
 

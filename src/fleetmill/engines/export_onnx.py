@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import onnx
@@ -21,7 +22,18 @@ def export(module: torch.nn.Module, spec: ModelSpec) -> bytes:
     same bytes on every machine.
     """
     examples = tuple(torch.zeros(_example(port), dtype=getattr(torch, port.dtype)) for port in spec.inputs)
-    names = [port.name for port in (*spec.inputs, *spec.outputs)]
+    inputs, outputs = [port.name for port in spec.inputs], [port.name for port in spec.outputs]
+    return traced(module, examples, inputs, outputs, {name: {0: "batch"} for name in (*inputs, *outputs)})
+
+
+def traced(
+    module: torch.nn.Module,
+    examples: tuple[torch.Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]],
+) -> bytes:
+    """ONNX of `module` as it runs on `examples`. `axes`: those that are free, by input or output, with their names."""
     buffer = io.BytesIO()
     module.eval()
     with warnings.catch_warnings():
@@ -32,9 +44,9 @@ def export(module: torch.nn.Module, spec: ModelSpec) -> bytes:
             cast("Any", buffer),  # takes a file too, its stub does not say so
             dynamo=False,
             opset_version=_OPSET,
-            input_names=[port.name for port in spec.inputs],
-            output_names=[port.name for port in spec.outputs],
-            dynamic_axes={name: {0: "batch"} for name in names},
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: dict(free) for name, free in axes.items()},
         )
     return strip(buffer.getvalue())
 

@@ -1,0 +1,110 @@
+"""The line ``language``: a small language model reads text and conversations, and answers sums.
+
+What is recorded is text in bytes. What a device and the gate run of it is one look: ids in, what comes next and how
+likely each id was out; a byte is its own id, so a recorded piece can be read as it is. To answer whole sentences, the
+same weights lie beside ``model.onnx`` as files of ONNX Runtime GenAI and llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fleetmill.core.errors import EngineMissingError
+from fleetmill.core.line import (
+    Check,
+    Episode,
+    Feature,
+    Frame,
+    Judging,
+    Line,
+    Memory,
+    ModelSpec,
+    Port,
+    Recipe,
+    Round,
+    Tracker,
+    TrainJob,
+)
+from fleetmill.lines.language.conversations import PERIOD_NS, PIECE, PLAIN, cut
+from fleetmill.lines.language.importing import chats, texts
+from fleetmill.lines.language.judging import baseline, metrics, score
+from fleetmill.lines.language.sample import shops
+from fleetmill.lines.language.words import VOCABULARY
+
+_SPEC = ModelSpec(
+    inputs=(Port(name="ids", dtype="int64", shape=(-1,), feature="text"),),
+    outputs=(
+        Port(name="logits", dtype="float32", shape=(VOCABULARY,)),
+        Port(name="token", dtype="int64", shape=(), feature="token"),
+        Port(name="logprobs", dtype="float32", shape=(-1,)),
+    ),
+    rate_hz=1e9 / PERIOD_NS,
+    latency_ns=100_000_000,
+    tolerance=1e-3,  # of a logarithm
+)
+
+
+def train(job: TrainJob, tracker: Tracker) -> Mapping[str, bytes]:
+    """The model's files; see `learning.train`.
+
+    Raises:
+        EngineMissingError: PyTorch, ONNX, safetensors or tokenizers is not installed.
+    """
+    try:
+        from fleetmill.lines.language.learning import train as learn
+    except ModuleNotFoundError as error:
+        raise EngineMissingError(str(error.name), extra="train") from error
+    return learn(job, tracker, _SPEC)
+
+
+def guard(action: Frame, observation: Frame, memory: Memory) -> tuple[Frame, Memory]:  # noqa: ARG001
+    """An id of the vocabulary."""
+    return {"token": np.clip(np.asarray(action["token"], np.int64), 0, VOCABULARY - 1)}, memory
+
+
+def _is_plain(episode: Episode) -> bool:
+    return bool((np.asarray(episode.columns["role"]) == PLAIN).all())
+
+
+def _feature(name: str, kind: str, shape: tuple[int, ...] = (), dtype: str = "uint8") -> Feature:
+    return Feature(name=name, kind=kind, dtype=dtype, shape=shape, unit="1", hold_ns=PERIOD_NS)  # type: ignore[arg-type]
+
+
+_a_week = Round(scenario="replay", sessions=6, seconds=600.0, budget_ratio=1.0)
+
+line = Line(
+    name="language",
+    features=(
+        _feature("text", "observation", (PIECE,)),  # a piece of a turn in UTF-8, filled up with noughts
+        _feature("role", "observation"),  # who says it: 0 nobody, 1 the system, 2 a user, 3 the assistant
+        _feature("first", "observation"),  # 1 where a conversation begins
+        _feature("token", "action", dtype="int64"),  # what the model would read next
+        _feature("model.token", "extra", dtype="int64"),
+        _feature("tier", "extra"),  # who answered: 0 the device, 1 own servers, 2 an attested partner, 3 a partner
+        _feature("may_train", "extra"),  # 1 where a partner's terms let us learn from its answer
+    ),
+    model=_SPEC,
+    cut=cut,
+    train=train,
+    judging=Judging(score=score, metrics=metrics, baseline=baseline),
+    checks=(
+        Check(metric="bits_per_byte", better="lower", against="baseline", limit=1.0),
+        Check(metric="sums_wrong", better="lower", against="limit", limit=0.9),
+        Check(metric="bits_per_byte", better="lower", against="champion", limit=1.02, first=False),
+        Check(metric="sums_wrong", better="lower", against="champion", limit=1.02, first=False),
+    ),
+    guard=guard,
+    slices={"plain": _is_plain, "conversations": lambda episode: not _is_plain(episode)},
+    importers=(chats, texts),
+    recipe=Recipe(
+        devices=3,
+        first=_a_week,
+        then=_a_week,
+        headline="bits_per_byte",
+        report_trials=3,
+        quick=(2, 2),
+        sample=shops,
+    ),
+)

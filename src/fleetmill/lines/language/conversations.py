@@ -1,0 +1,130 @@
+"""Conversations as rows of a recording and back: pieces of 256 bytes, and who says them.
+
+A row is one piece of one turn; a turn that is longer goes on in the next row. Plain text is a conversation of one turn
+that nobody says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fleetmill.core.line import Array, Episode, Message, Stretch
+from fleetmill.lines.language.words import ASSISTANT, END, PAD, SYSTEM, USER, encode, pieces
+from fleetmill.lines.ready import episode_of
+
+PIECE = 256  # bytes of a row
+CONTEXT = 256  # ids that the model looks back over while it learns and is scored
+PERIOD_NS = 1_000_000_000
+PLAIN, SYSTEM_SAYS, USER_SAYS, ASSISTANT_SAYS = range(4)
+_MARK = {SYSTEM_SAYS: SYSTEM, USER_SAYS: USER, ASSISTANT_SAYS: ASSISTANT}
+PARTNER = 3  # the tier whose answers are not ours to learn from
+ROW = ("text", "role", "first")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """What one side said."""
+
+    role: int
+    text: str
+
+
+Conversation = tuple[Turn, ...]
+
+
+def messages(found: Sequence[Conversation], *, start_ns: int) -> Iterator[Message]:
+    """Conversations one after another, a row a second from `start_ns` on."""
+    row = 0
+    for conversation in found:
+        first = 1
+        for turn in conversation:
+            data = np.frombuffer(turn.text.encode().replace(b"\0", b""), np.uint8)
+            for at in range(0, max(len(data), 1), PIECE):
+                piece = np.zeros(PIECE, np.uint8)
+                part = data[at : at + PIECE]
+                piece[: len(part)] = part
+                time_ns = start_ns + row * PERIOD_NS
+                values = (piece, np.asarray(turn.role, np.uint8), np.asarray(first, np.uint8))
+                for topic, value in zip(ROW, values, strict=True):
+                    yield Message(topic=topic, log_time_ns=time_ns, publish_time_ns=time_ns, value={"data": value})
+                row, first = row + 1, 0
+
+
+def cut(stretch: Stretch) -> Iterator[Episode]:
+    """A stretch is one episode of its whole rows, without what may not be learned from.
+
+    A partner's answer (``tier`` 3) whose ``may_train`` is not 1 is left out with all the rest of its conversation:
+    what is answered to it would tell of it.
+    """
+    rows: dict[int, dict[str, Array]] = {}
+    for message in stretch.messages:
+        rows.setdefault(message.log_time_ns, {})[message.topic] = np.asarray(message.value.get("data", 0))
+    kept: dict[int, dict[str, Array]] = {}
+    forbidden = False
+    for at in sorted(rows):
+        row = rows[at]
+        if not all(name in row for name in ROW):
+            continue
+        forbidden = is_forbidden(row) or (forbidden and not row["first"])
+        if not forbidden:
+            kept[at] = row
+    yield from episode_of(stretch, kept, ROW, period_ns=PERIOD_NS)
+
+
+def is_forbidden(row: dict[str, Array]) -> bool:
+    """Whether a row is a partner's and its terms do not let us learn from it."""
+    return bool(row.get("tier", np.zeros(())) == PARTNER) and not bool(row.get("may_train", np.zeros(())) == 1)
+
+
+def conversations(text: Array, role: Array, first: Array) -> list[Conversation]:
+    """The conversations of some rows: text uint8 (T, 256), role and first uint8 (T,)."""
+    found: list[list[tuple[int, list[bytes]]]] = []
+    for number in range(len(text)):
+        who = int(role[number]) if int(role[number]) in _MARK else PLAIN
+        if not found or first[number]:
+            found.append([])
+        if not found[-1] or found[-1][-1][0] != who:
+            found[-1].append((who, []))
+        found[-1][-1][1].append(np.asarray(text[number], np.uint8).tobytes().replace(b"\0", b""))
+    return [
+        tuple(Turn(role=who, text=b"".join(parts).decode("utf-8", "replace")) for who, parts in turns)
+        for turns in found
+    ]
+
+
+def ids(found: Sequence[Conversation]) -> list[list[int]]:
+    """Each conversation as the model reads it."""
+    texts = iter(encode([turn.text for conversation in found for turn in conversation]))
+    return [[i for turn in conversation for i in _said(turn, next(texts))] for conversation in found]
+
+
+def question(text: str) -> Conversation:
+    """What one asks, still without an answer."""
+    return (Turn(role=USER_SAYS, text=text), Turn(role=ASSISTANT_SAYS, text=""))
+
+
+def windows(found: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Parts of `CONTEXT` ids; each begins with the id that the one before ended with, so that each is told once."""
+    step = CONTEXT - 1
+    return [list(row[at : at + CONTEXT]) for row in found for at in range(0, max(len(row) - 1, 1), step)]
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Array:
+    """int64 (B, longest): rows filled up at their ends."""
+    table = np.full((len(rows), max(map(len, rows))), PAD, np.int64)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = row
+    return table
+
+
+def widths() -> Array:
+    """float64 (vocabulary,): bytes of each id; a mark has none."""
+    return np.array([len(piece) for piece in pieces()], np.float64)
+
+
+def _said(turn: Turn, text: list[int]) -> list[int]:
+    mark = _MARK.get(turn.role)
+    return [END, *text] if mark is None else [mark, *text, END]

@@ -1,0 +1,112 @@
+"""Teach the model: text and conversations as they come, and the sums that stand in them, asked and answered.
+
+Loads torch: imported by `train`. Half of the parts of text begin where a conversation begins, as they do when the model
+is asked. Of a sum only the answer is learned: which sum somebody asks is chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from fleetmill.core.errors import InvalidInputError
+from fleetmill.core.line import Array, ModelSpec, Tracker, TrainJob
+from fleetmill.lines.fit import Plan, fit, steady, take_over, weights
+from fleetmill.lines.language import files
+from fleetmill.lines.language.conversations import CONTEXT, ids, padded
+from fleetmill.lines.language.judging import everything
+from fleetmill.lines.language.muon import Muon
+from fleetmill.lines.language.net import Llama, Size
+from fleetmill.lines.language.practice import asked, drawn, told
+from fleetmill.lines.language.sums import sums
+from fleetmill.lines.language.words import ASSISTANT, PAD, VOCABULARY
+
+_LENGTH, _TEXTS, _SUMS = CONTEXT, 4, 96  # ids and rows of a batch; sums of a batch
+_STEPS, _RATE, _DECAY, _CLIP, _KEEP = 500, 2e-2, 0.05, 1.0, 50
+_ON_RATE = 1e-2  # of a training that goes on from a parent
+_MADE = 0.2  # share of the sums whose numbers are drawn anew
+SIZES: Mapping[str, Size] = {
+    "tiny": Size(vocabulary=VOCABULARY, width=32, layers=2, heads=2, kv_heads=1, inner=64),  # for tests
+    "small": Size(vocabulary=VOCABULARY, width=96, layers=3, heads=3, kv_heads=1, inner=256),
+    "large": Size(vocabulary=VOCABULARY, width=192, layers=6, heads=6, kv_heads=2, inner=512),
+}
+
+
+def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, bytes]:
+    """The model, and its files for every engine: see `files.made`.
+
+    Settings: ``steps``, ``rate``, ``size`` (small, large; tiny: for tests), ``practice`` (share of the sums whose
+    numbers are drawn anew).
+
+    Raises:
+        InvalidInputError: there is no text to learn from, or an unknown size.
+        LineError: the parent's weights are another network's.
+        Stopped: the run was cancelled through the tracker.
+    """
+    name = str(job.settings.get("size", "small"))
+    if name not in SIZES:
+        raise InvalidInputError(f"language: size {name!r} is unknown; use one of {', '.join(SIZES)}")
+    steps = int(job.settings.get("steps", _STEPS))
+    rate = float(job.settings.get("rate", _ON_RATE if job.parent else _RATE))
+    with steady(job.seed):
+        net = Llama(SIZES[name])
+        take_over(net, job.parent)
+        if steps:
+            _teach(net, job, Plan(steps=steps, rate=rate, decay=_DECAY, clip=_CLIP, keep=_KEEP), tracker)
+        net.eval()
+        return {**files.made(net, spec), "weights.safetensors": weights(net)}
+
+
+def _teach(net: Llama, job: TrainJob, plan: Plan, tracker: Tracker) -> None:
+    said = everything(job.data.split("train"))
+    if not said:
+        raise InvalidInputError("language: no text to learn from; import .txt, .md or .jsonl files with some")
+    flow, starts = _flow(ids(said))
+    known = [found for c in said for turn in c for found in sums(turn.text)]
+    share = float(job.settings.get("practice", _MADE))
+
+    def loss(chance: np.random.Generator) -> torch.Tensor:
+        value = _told(net, _texts(flow, starts, chance).to(job.accelerator))
+        if known:
+            rows = asked([known[n] for n in chance.integers(len(known), size=_SUMS)])
+            made = chance.random(_SUMS) < share
+            rows = [drawn(row, chance) if new else row for row, new in zip(rows, made, strict=True)]
+            value = value + _told(net, _answers(rows).to(job.accelerator), after=ASSISTANT)
+        return value
+
+    rows = {"rows.text": float(len(flow)), "rows.sums": float(len(known))}
+    fit(net, loss, plan, job, tracker, rows, optimiser=Muon(net, rate=plan.rate, decay=plan.decay))
+
+
+def _flow(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
+    """All ids one after another, at least a batch's row of them, and where conversations begin."""
+    starts = np.cumsum([0, *map(len, rows[:-1])])
+    flow = np.concatenate([np.asarray(row, np.int64) for row in rows])
+    short = max(_LENGTH + 1 - len(flow), 0)
+    return np.concatenate([flow, np.full(short, PAD, np.int64)]), starts
+
+
+def _texts(flow: Array, starts: Array, chance: np.random.Generator) -> torch.Tensor:
+    """int64 (4, 257): parts of the text, half of them from where a conversation begins."""
+    last = len(flow) - _LENGTH - 1
+    at = chance.integers(last + 1, size=_TEXTS)
+    begun = np.minimum(starts[np.searchsorted(starts, at, side="right") - 1], last)
+    at = np.where(chance.random(_TEXTS) < 0.5, begun, at)
+    return torch.from_numpy(flow[at[:, None] + np.arange(_LENGTH + 1)])
+
+
+def _answers(rows: Sequence[tuple[str, str]]) -> torch.Tensor:
+    return torch.from_numpy(padded(ids([told(*row) for row in rows])))
+
+
+def _told(net: Llama, rows: torch.Tensor, after: int | None = None) -> torch.Tensor:
+    """Mean surprise at each next id; with `after` only at those that stand behind that mark."""
+    logits, _ = net(rows[:, :-1])
+    wanted = rows[:, 1:]
+    if after is not None:
+        behind = torch.cumsum((rows[:, :-1] == after).long(), 1) > 0
+        wanted = torch.where(behind, wanted, PAD)
+    return functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAD)
