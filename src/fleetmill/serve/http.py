@@ -95,8 +95,8 @@ class Reply:
 
     def piece(self, data: bytes) -> None:
         """A piece of it."""
-        if data:
-            self._write(b"%x\r\n%s\r\n" % (len(data), data))
+        if data and not self._transport.is_closing():
+            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def end(self) -> None:
         """It is whole."""

@@ -249,6 +249,7 @@ class Relay:
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         events, rewriter = stream.Events(), said.rewriter(job.resumed)
         watch, has_spoken = _Watch(done, self._stall), False
+        feed, add, piece = events.feed, said.add, reply.piece  # found once, called for each piece
 
         def on_body(data: bytes) -> None:
             nonlocal has_spoken
@@ -256,12 +257,12 @@ class Relay:
             if not has_spoken:
                 has_spoken = True
                 self.pool.spoke(attempt.server.name, time.monotonic() - attempt.began)
-            whole = events.feed(data)
+            whole = feed(data)
+            if rewriter is not None and whole:
+                whole = rewriter.rewrite(whole)
             if whole:
-                if rewriter is not None:
-                    whole = rewriter.rewrite(whole)
-                said.add(whole)
-                reply.piece(whole)
+                add(whole)
+                piece(whole)
             if events.is_broken:
                 _set(done, False)
 

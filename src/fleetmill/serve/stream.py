@@ -20,6 +20,7 @@ DONE = b"data: [DONE]\n\n"
 MOST_KEPT = 8 * 1024 * 1024  # bytes of an answer that are kept for going on; a longer one cannot
 _END = re.compile(rb"\r?\n\r?\n")
 _USAGE = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d+)')
+_DONE_END = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
 _BROKEN = b'data: {"error"'
 _HEAD = ("id", "created", "model", "object")
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -44,11 +45,11 @@ class Events:
                 self._rest = data
                 return b""
             whole, self._rest = data[:cut], data[cut:]
+        if whole.endswith(_DONE_END):
+            self.is_done = whole.rstrip().endswith(b"data: [DONE]")
         if _BROKEN in whole:
             self.is_broken = True
             return whole[: whole.index(_BROKEN)]
-        if b"[DONE]" in whole:
-            self.is_done = whole.rstrip().endswith(b"data: [DONE]")
         return whole
 
 
