@@ -23,7 +23,7 @@ from fleetmill.home import init_home, open_home
 from fleetmill.receive import imports
 from fleetmill.seams.runtime import policies
 from fleetmill.settings import LineSettings, Settings
-from fleetmill.testing import Clock, Notes, check_line
+from fleetmill.testing import Clock, Notes
 from fleetmill.testing.kit import Held
 
 pytest.importorskip("tokenizers", reason="needs the extra `llm`")
@@ -104,11 +104,6 @@ def files(said: list[Episode]) -> Mapping[str, bytes]:
 def test_importing_the_line_loads_no_torch_and_no_tokenizers() -> None:
     code = "import sys, fleetmill.lines.language; print([m for m in ('torch', 'tokenizers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-
-
-@pytest.mark.slow
-def test_the_line_keeps_the_contract() -> None:
-    assert check_line(line, files={"a.jsonl": b'{"question": "2+2?", "answer": "<<2+2=4>>4"}\n'}) == []
 
 
 def test_the_guard_sends_ids_of_the_vocabulary_alone() -> None:

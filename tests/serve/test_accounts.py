@@ -213,14 +213,14 @@ def test_long_settled_reservations_are_forgotten_and_the_balances_stay(books, cl
 
 
 def test_reservations_survive_the_death_of_processes_at_random_commits(tmp_path):
-    sizes = ["--reservations", "20000", "--processes", "3", "--group", "100", "--groups-to-live", "25"]
+    sizes = ["--reservations", "9000", "--processes", "3", "--group", "100", "--groups-to-live", "20"]
     words = [sys.executable, BENCH, "--only", "crash", *sizes, "--folder", tmp_path, "--json"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["crash"]
-    assert found["kills"] >= 3
+    assert found["kills"] >= 2
     assert [found[what] for what in ("overspent", "lost", "unbalanced", "wrong")] == [0, 0, 0, 0]
-    assert found["granted"] > 10_000
+    assert found["granted"] > 4_000
     assert found["refused"] > 100
 
 
