@@ -219,3 +219,11 @@ def test_a_wire_carries_what_it_is_given_and_a_factory_that_is_down_looks_down()
         with pytest.raises((http.client.HTTPException, OSError)):
             there.getresponse()
         there.close()
+
+
+def test_no_wire_is_in_two_hands_in_a_small_fleet():
+    for seed in range(40):
+        for size in (2, 3, 6):
+            devices = [f"d{n}" for n in range(size)]
+            attacked = [a.device for a in accidents.plan(seed, devices, 4) if a.kind in accidents.ATTACKS]
+            assert len(attacked) == len(set(attacked)) >= 1

@@ -62,7 +62,7 @@ class Ending:
 
 
 def plan(seed: int, devices: Sequence[str], generations: int) -> tuple[Accident, ...]:
-    """All six, each attack and the kill on a device of its own where there are enough devices.
+    """All six, each attack and the kill on a device of its own; fewer attacks where there are fewer devices.
 
     >>> len({a.device for a in plan(0, ["a", "b", "c", "d"], 4) if a.device})
     4
@@ -74,14 +74,15 @@ def plan(seed: int, devices: Sequence[str], generations: int) -> tuple[Accident,
     for kind in Kind:
         of_device = kind not in (Kind.FACTORY_KILLED, Kind.BAD_CANDIDATE)
         first = 0 if kind in ATTACKS else min(1, last)
-        found.append(
-            Accident(
-                kind=kind,
-                device=victims[len([a for a in found if a.device]) % len(victims)] if of_device else "",
-                generation=chance.randint(first, max(first, last - 1 if kind is Kind.FLIPPED_BYTE else last)),
-                moment=chance.random(),
-            )
+        accident = Accident(
+            kind=kind,
+            device=victims[len([a for a in found if a.device]) % len(victims)] if of_device else "",
+            generation=chance.randint(first, max(first, last - 1 if kind is Kind.FLIPPED_BYTE else last)),
+            moment=chance.random(),
         )
+        is_taken = kind in ATTACKS and accident.device in {a.device for a in found if a.kind in ATTACKS}
+        if not is_taken:  # two hands on one wire undo each other: a small fleet is attacked less
+            found.append(accident)
     return tuple(found)
 
 
