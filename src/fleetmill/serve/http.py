@@ -61,7 +61,6 @@ class Reply:
         self._writable = asyncio.Event()
         self._writable.set()
         self.is_begun = False
-        self.is_chunked = False
         self.is_gone = False  # the client hung up
         self.on_gone: Callable[[], None] | None = None
         self.on_full: Callable[[bool], None] | None = None  # the client reads slower than we write: stop, go on
@@ -81,7 +80,7 @@ class Reply:
 
     def begin(self, status: int, *, kind: bytes, more: bytes = b"") -> None:
         """The head of an answer that comes in pieces."""
-        self.is_begun = self.is_chunked = True
+        self.is_begun = True
         self._write(
             b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ntransfer-encoding: chunked\r\ncache-control: no-store\r\n%s%s\r\n"
             % (
