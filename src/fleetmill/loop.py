@@ -134,8 +134,10 @@ def begin(home: Home, line: Line) -> tuple[int, list[Session], ModelVersion | No
     try:
         record = home.ledger.get("turn_begun", f"{line.name}/{number}").record
     except NotFoundError:
-        arrived = inbox.sessions(home.ledger, line.name)
-        if not due.is_due(home, line) or not _teaches(home, line, arrived):
+        if not due.is_due(home, line):
+            return None
+        arrived = inbox.sessions(home.ledger, line.name)  # after it was asked: one may have come in between
+        if not _teaches(home, line, arrived):
             return None
         champion = release.champion(home.ledger, line.name)
         record = {

@@ -112,6 +112,19 @@ def test_a_session_that_is_held_out_alone_begins_no_turn(home, tmp_path):
     assert loop.turn(home, tiny_line).number == 0
 
 
+def test_a_session_that_comes_in_while_it_is_asked_whether_all_are_here_is_taken(home, tmp_path, monkeypatch):
+    bring(home, tmp_path / "in", range(3))
+    is_due = due.is_due
+
+    def is_due_now(home, line):
+        bring(home, tmp_path / "in", [3])  # the last one, from a device that uploads beside the loop
+        return is_due(home, line)
+
+    monkeypatch.setattr(due, "is_due", is_due_now)
+
+    assert len(loop.turn(home, tiny_line).dataset.parts) == 4
+
+
 def test_a_first_session_alone_proves_nothing_and_the_loop_goes_on(home, tmp_path):
     bring(home, tmp_path / "in", [0])
     replayed = replace(tiny_line, world=None)
