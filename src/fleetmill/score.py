@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from fleetmill.release import publish as release
 from fleetmill.seams.runtime import policies
 from fleetmill.train import trainer
 
-_RUN = 24  # frames without a picture are known again by so many in a row: single numbers are equal by chance
+_RUN = 24  # numbers by which frames are known again, in one frame or in so many in a row: a few are equal by chance
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -111,13 +112,15 @@ def find_model(home: Home, line: Line, name: str) -> ModelVersion:
 class _Known:
     """What the factory has refined: runs of frames by role, and the digests of imported sessions.
 
-    A frame is known when it stands in a run of frames that was refined in just that order. A picture is a run of its
-    own; where a line observes numbers alone a run is `_RUN` frames, or the whole of a shorter episode.
+    A frame is known when it stands in a run of frames that was refined in just that order. A picture, or a frame of
+    `_RUN` numbers, is a run of its own; where a line observes fewer a run is `_RUN` frames, or the whole of a shorter
+    episode.
     """
 
     def __init__(self, home: Home, line: Line) -> None:
-        pictured = any(f.kind == "observation" and len(f.shape) == 3 for f in line.features)
-        self._length = 1 if pictured else _RUN
+        seen = [f for f in line.features if f.kind == "observation"]
+        numbers = sum(math.prod(f.shape) for f in seen if f.dtype.startswith("float") and -1 not in f.shape)
+        self._length = 1 if numbers >= _RUN or any(len(f.shape) == 3 for f in seen) else _RUN
         roles = home.books.roles(line.name)
         found: dict[str, list[Array]] = {}
         for fact in home.ledger.read(kind="refined"):

@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fleetmill import loop, score
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.line import Array, Foreign, Line, Stopped, Stretch, TrainJob
 from fleetmill.engines.runtime_onnx import OnnxRuntime
+from fleetmill.home import init_home, open_home
 from fleetmill.lines.machine import alarm, life
 from fleetmill.lines.machine.alarm_judging import LEVELS, held_off, threshold
 from fleetmill.lines.machine.alarm_judging import tally as alarm_tally
 from fleetmill.lines.machine.life_judging import tally as life_tally
+from fleetmill.receive import imports
 from fleetmill.seams.runtime import policies
-from fleetmill.testing import Notes
+from fleetmill.settings import LineSettings, Settings
+from fleetmill.testing import Clock, Notes
 from fleetmill.testing.kit import Held
 
 HOUR_NS = 3_600_000_000_000
@@ -393,3 +397,25 @@ def test_the_real_files_come_in_whole(data: Path) -> None:
     (episode, *rest) = alarm.line.cut(stretches([pump])[0])
     assert not rest
     assert int(episode.columns["label.anomaly"].sum()) == pytest.approx(4 * 567, abs=12)
+
+
+def test_cycles_that_the_factory_had_are_known_again_in_a_file_with_holes(tmp_path: Path) -> None:
+    rows = as_text(engines(8)).splitlines()
+    (tmp_path / "fleet.txt").write_text("\n".join(rows))
+    (tmp_path / "holes.txt").write_text("\n".join(row for n, row in enumerate(rows) if n % 9))
+    (tmp_path / "other.txt").write_text(as_text(engines(3, seed=1)))
+    (tmp_path / "short.csv").write_text("engine,cycle\n1,1\n")
+    settings = Settings(home=tmp_path / "home", lines={"machine_life": LineSettings(train={"steps": 2})})
+    init_home(settings, now_ns=Clock()())
+    with open_home(settings, clock=Clock()) as home:
+        imports.import_path(home.ledger, home.books, home.blobs, life.line, tmp_path / "fleet.txt", device="plant")
+        turned = loop.turn(home, life.line)
+        assert turned is not None
+        of = {
+            name: score.score(home, life.line, turned.candidate.digest, tmp_path / f"{name}.txt")
+            for name in ("holes", "other")
+        }
+        with pytest.raises(InvalidInputError, match=r"^[^:]*/short\.csv: no column with setting 1"):
+            score.score(home, life.line, turned.candidate.digest, tmp_path / "short.csv")
+    assert all(s.known_frames == s.frames for s in of["holes"].sessions)
+    assert not any(s.seen for s in of["other"].sessions)

@@ -233,7 +233,8 @@ def _sessions(read: Callable[[Files], Iterator[Foreign]], files: Files, path: Pa
         for foreign in read(files):  # its messages are read here, so that what is wrong with them is said here
             yield replace(foreign, messages=iter(list(foreign.messages)))
     except InvalidInputError as error:
-        raise InvalidInputError(f"{path}: {error}") from error
+        said = str(error).removeprefix(f"{path.name}: ")  # a file that stands alone names itself
+        raise InvalidInputError(f"{path}: {said}") from error
 
 
 def _convert(foreign: Foreign, line: Line, device: str, tags: dict[str, str]) -> Converted:
