@@ -62,11 +62,11 @@ def drawn(line: Line) -> Callable[[Step], Array] | None:
     return (lambda step: step.observation[camera]) if camera is not None else None
 
 
-def animation(takes: Sequence[Take], *, rate_hz: float) -> bytes:
-    """A GIF of the takes side by side in their own time; instants are left out evenly until it fits `MOST_BYTES`."""
+def animation(takes: Sequence[Take], *, rate_hz: float, most_bytes: int = MOST_BYTES) -> bytes:
+    """A GIF of the takes side by side in their own time; instants are left out evenly until it fits `most_bytes`."""
     for every in (1, 2, 3, 4, 6, 8, 12, 16):
         data = _gif(list(_frames(takes, every)), milliseconds=round(1000 * every / rate_hz))
-        if len(data) <= MOST_BYTES:
+        if len(data) <= most_bytes:
             return data
     return data
 
