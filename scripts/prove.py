@@ -36,7 +36,7 @@ PROOFS: Mapping[str, Callable[[Path, Path], Sequence[Row]]] = {
     "tests": suites.tests,
     "traffic": benches.traffic,
 }
-ROTATING = ("same_twice", "traffic", "forecasts", "machine")
+ROTATING = ("same_twice", "traffic", "forecasts")
 
 
 def main() -> int:

@@ -46,13 +46,14 @@ class Reason:
         if self.rule == "forbids":
             said = "met" if self.met else "NOT MET"
             return f"{said}: {self.candidate:.0f} held-out {self.metric}, and none may be"
-        how = {"bound": "one-sided 97.5 % bound", "margin": "point estimate", "limit": "value"}[self.rule]
-        sign = "below" if self.better == "lower" else "above"
-        return (
-            f"{'met' if self.met else 'NOT MET'}: {self.metric} ({self.slice}) {self.candidate:.4g} against "
-            f"{self.against} {self.other:.4g}: ratio {self.ratio:.3g} [{self.low:.3g}, {self.high:.3g}], "
-            f"{how} must be {sign} {self.limit:g}; {self.pairs} pairs, trials {self.trials[:12]}"
-        )
+        least = ("below", "above") if self.rule == "bound" else ("at most", "at least")
+        told = f"{'met' if self.met else 'NOT MET'}: {self.metric} ({self.slice}) {self.candidate:.4g}"
+        must = f"must be {least[self.better != 'lower']} {self.limit:g}; {self.pairs} pairs, trials {self.trials[:12]}"
+        if self.rule == "limit":
+            return f"{told}, {must}"
+        how = {"bound": "one-sided 97.5 % bound", "margin": "point estimate"}[self.rule]
+        beside = f"{self.against} {self.other:.4g}: ratio {self.ratio:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        return f"{told} against {beside}, {how} {must}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

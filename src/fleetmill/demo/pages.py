@@ -300,6 +300,8 @@ def _verdicts(source: Source, line: Line) -> Table:
                 n: source.number(fact, "record", ".3g", path=[*path, n])
                 for n in ("candidate", "other", "ratio", "low", "high", "limit", "pairs")
             }
+            alone = reason["rule"] == "limit"  # what the other side has is beside the point
+            ratio: Text = "" if alone else [number["ratio"], " [", number["low"], ", ", number["high"], "]"]
             rows.append(
                 (
                     source.number(fact, "seq", "d"),
@@ -308,9 +310,9 @@ def _verdicts(source: Source, line: Line) -> Table:
                     mark("met" if reason["met"] else "not met", "good" if reason["met"] else "bad"),
                     code(reason["metric"]) if _has_digits(reason["metric"]) else _called(reason["metric"]),
                     number["candidate"],
-                    [f"{reason['against']} ", number["other"]],
-                    [number["ratio"], " [", number["low"], ", ", number["high"], "]"],
-                    [number["limit"], f" on the {reason['rule']}"],
+                    ["its limit"] if alone else [f"{reason['against']} ", number["other"]],
+                    ratio,
+                    [number["limit"], " on the value" if alone else f" on the {reason['rule']}"],
                     number["pairs"],
                 )
             )
