@@ -57,7 +57,7 @@ class ModelSettings:
     digest: str = ""  # "": its name says which model it is
     template: str = ""
     context: int = 0  # tokens; 0: not known
-    capabilities: tuple[str, ...] = ("chat", "completions")
+    capabilities: tuple[str, ...] = ()  # chat, completions, tools, embeddings, responses, continue; (): the engine's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +66,9 @@ class BackendSettings:
 
     name: str
     address: str  # http://host:port
-    models: tuple[ModelSettings, ...]
+    models: tuple[ModelSettings, ...] = ()  # (): what the server itself says
     tier: str = "premises"  # device, premises, attested or partner
-    engine: str = "openai_url"
+    engine: str = "openai_url"  # kind of server, see docs/engines/index.md
     supplier: str = ""
     hardware: str = ""
     capacity: int = 8  # requests at once
@@ -84,6 +84,22 @@ class BackendSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CandidateSettings:
+    """What a line's candidate does at the endpoint: a model that the gate accepted and nobody has released yet."""
+
+    shadow: bool = False  # it also answers what the champion was asked; nobody gets that, it is compared
+    weight: float = 0.0  # share of the requests, 0 to 1, that it answers in the champion's place
+    tolerance: float = 0.05  # two outputs farther apart than this differ; in the output's own unit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeLineSettings:
+    """How the endpoint serves one line, table [serve.lines.NAME]."""
+
+    candidate: CandidateSettings = field(default_factory=CandidateSettings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServeSettings:
     """The endpoint for models, table [serve]."""
 
@@ -91,6 +107,8 @@ class ServeSettings:
     port: int = 8790
     workers: int = 1  # processes at the one port
     stall_seconds: float = 15.0  # between two pieces of an answer: longer counts as death
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)  # of ONNX Runtime, for the lines' models; first come first
+    lines: Mapping[str, ServeLineSettings] = field(default_factory=dict)  # tables [serve.lines.NAME]
     backend: tuple[BackendSettings, ...] = ()
 
 
@@ -198,7 +216,14 @@ def _check(settings: Settings) -> None:
     for name, line in settings.lines.items():
         _check_line(name, line)
     for backend in settings.serve.backend:
-        _check_backend(backend)
+        check_backend(backend)
+    for name, served in settings.serve.lines.items():
+        asked = served.candidate
+        if not (0 <= asked.weight <= 1 and asked.tolerance >= 0):
+            raise InvalidInputError(
+                f"[serve.lines.{name}] candidate.weight = {asked.weight}, candidate.tolerance = {asked.tolerance}: "
+                f"must be from 0 to 1, and 0 or more"
+            )
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -247,14 +272,19 @@ def _check_line(name: str, line: LineSettings) -> None:
             raise InvalidInputError(f"[lines.{name}] turn_when.{what} = {number}: must be 0 or more")
 
 
-def _check_backend(backend: BackendSettings) -> None:
+def check_backend(backend: BackendSettings) -> None:
+    """Refuse a server that makes no sense.
+
+    Raises:
+        InvalidInputError: names the server, the value and the rule.
+    """
     where = f"[[serve.backend]] {backend.name}"
     if backend.tier not in TIERS:
         raise InvalidInputError(f"{where}: tier = {backend.tier!r}: must be one of {', '.join(TIERS)}")
     if not backend.address.startswith(("http://", "https://")):
         raise InvalidInputError(f"{where}: address = {backend.address!r}: must begin with http:// or https://")
-    if backend.capacity < 1 or not backend.models:
-        raise InvalidInputError(f"{where}: needs a capacity of at least 1 and at least one model")
+    if backend.capacity < 1:
+        raise InvalidInputError(f"{where}: capacity = {backend.capacity}: must be at least 1")
     if backend.may_train and backend.tier in ("attested", "partner") and not backend.contract:
         raise InvalidInputError(f"{where}: may_train = true: name the contract that allows it, contract = ...")
     if backend.watts and not backend.tokens_per_second:
@@ -278,6 +308,9 @@ def _check_names(table: Any, cls: type, where: str) -> None:
     if cls is ServeSettings:
         for backend in table.get("backend", ()):
             _check_names(backend, BackendSettings, f"{where}: [[serve.backend]]")
+        for name, line in dict(table.get("lines", {})).items():
+            _check_names(line, ServeLineSettings, f"{where}: [serve.lines.{name}]")
+            _check_names(line.get("candidate", {}), CandidateSettings, f"{where}: [serve.lines.{name}] candidate")
     if cls is LineSettings:
         for name in ("campaign", "first_campaign"):
             _check_names(table.get(name, {}), CampaignSettings, f"{where}: {name}")
