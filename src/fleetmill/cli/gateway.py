@@ -22,7 +22,7 @@ def serve(
     provider: Annotated[
         list[str] | None, typer.Option(help="Of ONNX Runtime, for the lines' models; may be repeated. [CPU]")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", hidden=True, help="One more process at a port in use.")] = False,
+    follow: Annotated[int, typer.Option(hidden=True, help="One more process at the port of that process.")] = 0,
 ) -> None:
     """Answer for models: the OpenAI API for the servers in [[serve.backend]], the Open Inference Protocol for lines.
 
@@ -33,9 +33,12 @@ def serve(
     from dataclasses import replace
 
     from fleetmill import logs
+    from fleetmill.seams.processes import be_child_of
     from fleetmill.serving.gateway import serve as answer
     from fleetmill.settings import read_settings
 
+    if follow:
+        be_child_of(follow)
     settings = read_settings(home=home)
     given = {
         "host": host,
@@ -48,6 +51,6 @@ def serve(
     if not answer(
         replace(settings, serve=asked),
         ready=lambda address: None if follow else typer.echo(f"gateway {address}"),
-        follows=follow,
+        follows=bool(follow),
     ):
         raise typer.Exit(4)

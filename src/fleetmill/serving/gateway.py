@@ -180,7 +180,7 @@ def _followers(settings: Settings, port: int, number: int) -> Iterator[list[subp
     words_ = [sys.executable, "-m", "fleetmill.cli", "serve", "--home", str(settings.home)]
     words_ += ["--host", settings.serve.host, "--port", str(port)]
     providers = [word for provider in settings.serve.providers for word in ("--provider", provider)]
-    found = [subprocess.Popen([*words_, *providers, "--follow"]) for _ in range(number)]
+    found = [subprocess.Popen([*words_, *providers, "--follow", str(os.getpid())]) for _ in range(number)]
     try:
         yield found
     finally:
