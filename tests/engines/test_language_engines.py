@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -19,6 +20,10 @@ import pytest
 
 from fleetmill.core.errors import EngineError, IntegrityError, InvalidInputError
 from fleetmill.core.line import Stretch, TrainJob
+from fleetmill.core.serve import Server, Tier
+from fleetmill.seams.engine import Start
+from fleetmill.serve import probe
+from fleetmill.serve.egress import Egress
 from fleetmill.testing import Notes
 from fleetmill.testing.kit import Held
 
@@ -27,6 +32,7 @@ pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 pytest.importorskip("torch", reason="needs the extra `train`")
 
 from fleetmill.engines.genai import Chance, Genai
+from fleetmill.engines.serving import known
 from fleetmill.lines.language import line
 from fleetmill.lines.language.conversations import cut
 from fleetmill.lines.language.importing import chats
@@ -202,9 +208,10 @@ def started(words: list[str], url: str, log: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shell(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    words = ["--model", str(folder), "--name", "lm", "--port", "0", "--at-once", "2", "--waiting", "2"]
+    asked = Start(model=str(folder), name="lm", port=0, at_once=2, more=("--waiting", "2"))
+    words = known.find("genai").start(asked)
     log = tmp_path_factory.mktemp("log") / "shell.log"
-    yield from started([sys.executable, "-m", "fleetmill.serve.shell_genai", *words], "", log)
+    yield from started([sys.executable, *words[1:]], "", log)
 
 
 @pytest.fixture(scope="module")
@@ -213,10 +220,11 @@ def llama(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     if program is None:
         pytest.skip("llama-server is not here: `make engines` builds it")
     port = free_port()
-    words = [program, "-m", str(folder / "model.gguf"), "--alias", "lm", "--host", "127.0.0.1", "--port", str(port)]
     # one place in memory for each answer, and keys and values as exact as the weights
-    words += ["-t", "1", "-np", "2", "-c", "512", "-ctk", "f32", "-ctv", "f32", "-fa", "off"]
-    yield from started(words, f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("log") / "llama.log")
+    exact = ("-t", "1", "-ctk", "f32", "-ctv", "f32", "-fa", "off")
+    asked = Start(model=str(folder / "model.gguf"), name="lm", port=port, context=256, at_once=2, more=exact)
+    words = known.find("llama_server").start(asked)
+    yield from started([program, *words[1:]], f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("log") / "llama.log")
 
 
 def free_port() -> int:
@@ -248,6 +256,26 @@ def texts(found: Sequence[dict[str, Any]]) -> list[str]:
 @pytest.fixture(params=["shell", "llama"])
 def server(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
+
+
+def test_its_adapter_reads_what_a_real_server_says(server: str, request: pytest.FixtureRequest) -> None:
+    name = {"shell": "genai", "llama": "llama_server"}[request.node.callspec.params["server"]]
+    engine = known.find(name)
+    box = Server(name="box", tier=Tier.PREMISES, engine=name, address=server, models={})
+
+    async def ask() -> tuple[Any, ...]:
+        egress = Egress()
+        found = await probe.models(egress, box, engine), await probe.load(egress, box, engine)
+        there = await probe.is_up(egress, box, engine)
+        egress.close()
+        return *found, there
+
+    before = asyncio.run(ask())[1].tokens
+    events(server, "/v1/completions", prompt="Ann has", max_tokens=7)
+    models, load, there = asyncio.run(ask())
+    assert {n: (s.context, s.goes_on) for n, s in models.items()} == {"lm": (256, True)}
+    assert (load.running, load.waiting, there) == (0, 0, True)
+    assert 5 <= load.tokens - before <= 7
 
 
 @pytest.mark.parametrize("text", ASKED)
