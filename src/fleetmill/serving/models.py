@@ -8,6 +8,7 @@ after the client has its answer; with a weight it answers a share of the request
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,11 @@ from dataclasses import dataclass, field
 
 from fleetmill.core.errors import EngineError
 from fleetmill.core.line import Frame
+from fleetmill.core.plain import plain
 from fleetmill.home import Home
 from fleetmill.judge import people
 from fleetmill.release import publish as release
+from fleetmill.seams.ledger import Draft
 from fleetmill.seams.runtime import Runtime
 from fleetmill.serve.compared import FAILED, Compared, compare
 from fleetmill.serve.oip import Loaded
@@ -40,6 +43,7 @@ class _Line:
     turn: float = 0.0  # adds up the weight: at 1 it is the candidate's turn
     shadows: dict[str, Compared] = field(default_factory=dict)  # candidate's version -> how it compares
     left_out: int = 0
+    entered: set[str] = field(default_factory=set)  # of `shadows`: a fact by now
 
 
 class LineModels:
@@ -54,8 +58,10 @@ class LineModels:
         self.look()
 
     def close(self) -> None:
-        """When nothing is asked any more."""
-        self._behind.shutdown(cancel_futures=True)
+        """When nothing is asked any more: what was compared is entered."""
+        self._behind.shutdown()  # what waits is little
+        for name, line in self._lines.items():
+            self._enter(name, line)
 
     def look(self) -> None:
         """Load what came since the last look; the old one answers until the new one is loaded."""
@@ -89,6 +95,7 @@ class LineModels:
         known = line.candidate.version if line.candidate else ""
         if digest[:_DIGITS] == known:
             return
+        self._enter(name, line)
         file = trainer.model(self._home.ledger, digest).files[_MODEL] if digest else ""
         line.candidate = self._load(name, digest[:_DIGITS], file) if digest else None
         _LOG.info("the candidate changed", extra={"line": name, "model": digest[:_DIGITS]})
@@ -144,6 +151,30 @@ class LineModels:
         with self._lock:
             self._waiting -= 1
             line.shadows[candidate.version] = line.shadows.get(candidate.version, Compared()) + found
+
+    def _enter(self, name: str, line: _Line) -> None:
+        """The candidate is none any more, or this process ends: how it compared becomes a fact, once."""
+        with self._lock:
+            found = {v: c for v, c in line.shadows.items() if v not in line.entered}
+            line.entered |= set(found)
+        now_ns = self._home.clock()
+        drafts = [
+            Draft(
+                kind="shadowed",
+                key=f"{name}/{version}/{os.getpid()}-{now_ns}",
+                record={
+                    "line": name,
+                    "candidate": version,
+                    "champion": line.champion.version,
+                    "tolerance": line.asked.tolerance,
+                    "left_out": line.left_out,
+                    **plain(compared),
+                },
+            )
+            for version, compared in found.items()
+        ]
+        if drafts:
+            self._home.ledger.append(drafts)
 
     # what is told
 
