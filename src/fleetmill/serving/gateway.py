@@ -30,6 +30,8 @@ from fleetmill.serve.oip import Inference
 from fleetmill.serve.pool import Pool
 from fleetmill.serve.purse import AccountPurse
 from fleetmill.serve.relay import Relay
+from fleetmill.serve.responses import PATH as RESPONSES
+from fleetmill.serve.responses_stream import Responses
 from fleetmill.serve.watch import Watch
 from fleetmill.serving.models import LineModels
 from fleetmill.serving.told import KIND, metrics
@@ -48,6 +50,7 @@ class Front:
     ) -> None:
         self._relay, self._inference, self._models, self._watch = relay, inference, models, watch
         self._keys, self._address = keys, address
+        self._responses = Responses(relay, keys)
 
     async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one request; see `serve.http.Connection`."""
@@ -56,6 +59,8 @@ class Front:
             reply.whole(200, self.metrics(), kind=KIND)
         elif path in openapi.PATHS and request.method == "GET":
             reply.whole(200, openapi.document(self._address))
+        elif path == RESPONSES and request.method == "POST":
+            await self._responses.handle(request, reply)
         elif path.split("/")[1:2] != ["v2"]:
             await self._relay.handle(request, reply)
         elif self._keys.tenant(key_digest(request)) is None:
