@@ -80,7 +80,8 @@ def document(address: str) -> bytes:
 def _relayed(path: str, title: str, required: list[str], more: dict[str, Any]) -> dict[str, Any]:
     body = {"type": "object", "required": required, "properties": {**_ASKED, **more}}
     parameters = [{"in": "header", "name": n, "schema": s, "description": d} for n, s, d in _HEADERS]
-    answered = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": _TEXT}}
+    event = {"type": "object", "required": ["data"], "properties": {"data": _TEXT, "event": _TEXT}}
+    answered = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": event}}
     return {
         "post": {
             "summary": f"{title}, from the server that the policy chooses",
