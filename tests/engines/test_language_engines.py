@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import subprocess
 import sys
@@ -24,6 +25,13 @@ from fleetmill.core.serve import Server, Tier
 from fleetmill.seams.engine import Start
 from fleetmill.serve import probe
 from fleetmill.serve.egress import Egress
+from fleetmill.serve.http import Connection
+from fleetmill.serve.pool import Pool
+from fleetmill.serve.relay import Relay
+from fleetmill.serve.responses_stream import Responses
+from fleetmill.serve.watch import Watch
+from fleetmill.serve.words import Sent, Tenant, Unlimited
+from fleetmill.settings import BackendSettings
 from fleetmill.testing import Notes
 from fleetmill.testing.kit import Held
 
@@ -42,6 +50,26 @@ from fleetmill.lines.language.words import ASSISTANT, END, USER
 BUILT = Path(__file__).parents[2] / "build" / "engines" / "llama-server"
 ASKED = ("12+7=", "48/2=", "Ann has 12 apples and buys 7 more. How many apples does Ann have?", "naïve ☂?")
 Chat = list[dict[str, str]]
+KEY = "sk-test"
+
+
+class OneKey:
+    """Keys with one in it."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant, self._digest = tenant, hashlib.sha256(KEY.encode()).hexdigest()
+
+    def tenant(self, key: str) -> Tenant | None:
+        return self._tenant if key == self._digest else None
+
+
+class Seen:
+    """Nobody asks what was sent."""
+
+    fault = ""
+
+    def saw(self, sent: Sent) -> None:
+        """Nothing is kept."""
 
 
 class Memory:
@@ -393,3 +421,83 @@ def test_more_than_may_wait_is_sent_away_and_who_hangs_up_is_not_answered_on(she
     while "running 0" not in httpx.get(f"{shell}/metrics").text and time.monotonic() < limit:
         time.sleep(0.05)
     assert "genai_requests_running 0\ngenai_requests_waiting 0" in httpx.get(f"{shell}/metrics").text
+
+
+# -- behind the gateway -----------------------------------------------------------------------------------------------
+
+
+class Behind:
+    """A gateway before real servers, in a thread; it learns from them what they serve."""
+
+    def __init__(self, **servers: str) -> None:
+        self._named = [BackendSettings(name=engine, address=url, engine=engine) for engine, url in servers.items()]
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    async def _run(self) -> None:
+        self._stop, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        egress, pool = Egress(), Pool(clock=time.monotonic)
+        watch = Watch(pool, egress, wanted=lambda: self._named, secrets=lambda found: {}, clock=time.monotonic)
+        await watch.look()
+        keys = OneKey(Tenant(name="t"))
+        relay = Relay(pool, keys=keys, purse=Unlimited(), witness=Seen(), egress=egress)
+        responses, connections = Responses(relay, keys), set[Connection]()
+
+        async def handle(request: Any, reply: Any) -> None:
+            await (responses if request.path == "/v1/responses" else relay).handle(request, reply)
+
+        server = await self._loop.create_server(lambda: Connection(handle, connections), "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        self._up.set()
+        await self._stop.wait()
+        server.close()
+        egress.close()
+        for connection in list(connections):
+            connection.cut()
+        await asyncio.sleep(0)
+
+    def __enter__(self) -> Behind:
+        self._thread.start()
+        assert self._up.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+
+def test_an_unmodified_client_before_the_gateway_and_a_real_engine(server: str, request: pytest.FixtureRequest) -> None:
+    openai = pytest.importorskip("openai")
+    name = {"shell": "genai", "llama": "llama_server"}[request.node.callspec.params["server"]]
+    asked: Any = {"model": "lm", "messages": user(ASKED[2]), "max_tokens": 24, "temperature": 0}
+
+    async def several(url: str) -> list[str]:
+        async with openai.AsyncOpenAI(base_url=url, api_key=KEY) as client:
+            found = await asyncio.gather(*(client.chat.completions.create(**asked) for _ in range(4)))
+        return [f.choices[0].message.content for f in found]
+
+    with Behind(**{name: server}) as behind, openai.OpenAI(base_url=behind.url, api_key=KEY, max_retries=0) as client:
+        assert client.models.list().data[0].id == "lm"
+        whole = client.chat.completions.create(**asked).choices[0].message.content
+        pieces = [p.choices[0].delta.content or "" for p in client.chat.completions.create(**asked, stream=True)]
+        assert whole
+        assert "".join(pieces) == whole
+        assert asyncio.run(several(behind.url)) == [whole] * 4
+        said = client.completions.create(model="lm", prompt="Ann has", max_tokens=5, temperature=0).choices[0].text
+        assert said
+
+        response = {"model": "lm", "input": ASKED[2], "max_output_tokens": 24, "temperature": 0}
+        assert client.responses.create(**response).output_text == whole
+        events_ = list(client.responses.create(**response, stream=True))
+        assert "".join(e.delta for e in events_ if e.type == "response.output_text.delta") == whole
+
+        with pytest.raises(openai.BadRequestError, match="can do embeddings"):
+            client.embeddings.create(model="lm", input="x")
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**asked | {"model": "huge"})
+        with pytest.raises(openai.BadRequestError, match="so long a text"):
+            client.chat.completions.create(**asked | {"max_tokens": 5000})
+        if name == "genai":  # no tools: the gateway knows, and asks nobody
+            tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+            with pytest.raises(openai.BadRequestError, match="can do chat, tools"):
+                client.chat.completions.create(**asked, tools=[tool])

@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from fleetmill.core.serve import Served
-from fleetmill.serve.http import Connection
+from fleetmill.serve.asked import Conversations, read_job
+from fleetmill.serve.http import Connection, Request
 from fleetmill.serve.responses import Said, take_whole, to_chat
 from fleetmill.serve.responses_stream import Events, Responses
 from fleetmill.serve.words import Tenant
@@ -211,3 +212,10 @@ def test_an_empty_answer_is_an_empty_message_whole_and_in_pieces():
     assert b"response.completed" in events.end()
     assert pieces.response() == whole.response()
     assert whole.output()[0]["content"][0]["text"] == ""
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
+def test_the_longest_answer_is_known_by_each_of_its_names(name):
+    body = orjson.dumps({"model": "small", "input": "x", name: 7})
+    request = Request(method="POST", path="/v1/responses", headers={}, body=body)
+    assert read_job(request, Tenant(name="t"), "k", Conversations()).ask.tokens_most == 7
