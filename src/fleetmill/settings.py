@@ -53,9 +53,9 @@ class LineSettings:
 class ModelSettings:
     """A model at a backend. Backends with equal `digest` and `template` go on with each other's broken answers."""
 
-    name: str
+    name: str  # under which clients ask for it
     digest: str = ""  # "": its name says which model it is
-    template: str = ""
+    template: str = ""  # digest of its chat template
     context: int = 0  # tokens; 0: not known
     capabilities: tuple[str, ...] = ()  # chat, completions, tools, embeddings, responses, continue; (): the engine's
 
@@ -64,20 +64,20 @@ class ModelSettings:
 class BackendSettings:
     """A server that answers, table [[serve.backend]]. Its price is told, or follows from power and amortisation."""
 
-    name: str
+    name: str  # of the server, one's own
     address: str  # http://host:port
     models: tuple[ModelSettings, ...] = ()  # (): what the server itself says
     tier: str = "premises"  # device, premises, attested or partner
     engine: str = "openai_url"  # kind of server, see docs/engines/index.md
-    supplier: str = ""
-    hardware: str = ""
+    supplier: str = ""  # who made or runs it
+    hardware: str = ""  # what it runs on
     capacity: int = 8  # requests at once
     key_env: str = ""  # environment variable with the key that it wants
     money_per_million_in: float = 0.0  # tokens, in the owner's unit
-    money_per_million_out: float = 0.0
+    money_per_million_out: float = 0.0  # the same
     watts: float = 0.0  # while it writes
     tokens_per_second: float = 0.0  # that it writes in all, when busy
-    money_per_kwh: float = 0.0
+    money_per_kwh: float = 0.0  # in the owner's unit
     money_per_hour: float = 0.0  # amortisation, rent
     may_train: bool = False  # its answers may become training data; a partner's only with a contract
     contract: str = ""  # where that stands
@@ -96,20 +96,22 @@ class CandidateSettings:
 class ServeLineSettings:
     """How the endpoint serves one line, table [serve.lines.NAME]."""
 
-    candidate: CandidateSettings = field(default_factory=CandidateSettings)
+    candidate: CandidateSettings = field(
+        default_factory=CandidateSettings
+    )  # what a model that the gate accepted does before it is released
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeSettings:
     """The endpoint for models, table [serve]."""
 
-    host: str = "127.0.0.1"
-    port: int = 8790
+    host: str = "127.0.0.1"  # address that the gateway listens on
+    port: int = 8790  # 0: any free one
     workers: int = 1  # processes at the one port
     stall_seconds: float = 15.0  # between two pieces of an answer: longer counts as death
     providers: tuple[str, ...] = ("CPUExecutionProvider",)  # of ONNX Runtime, for the lines' models; first come first
     lines: Mapping[str, ServeLineSettings] = field(default_factory=dict)  # tables [serve.lines.NAME]
-    backend: tuple[BackendSettings, ...] = ()
+    backend: tuple[BackendSettings, ...] = ()  # tables [[serve.backend]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
