@@ -96,9 +96,7 @@ class CandidateSettings:
 class ServeLineSettings:
     """How the endpoint serves one line, table [serve.lines.NAME]."""
 
-    candidate: CandidateSettings = field(
-        default_factory=CandidateSettings
-    )  # what a model that the gate accepted does before it is released
+    candidate: CandidateSettings = CandidateSettings()  # what it does before it is released
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
