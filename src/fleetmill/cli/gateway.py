@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fleetmill.cli.nodes import app
+from fleetmill.cli.receipts import app
 from fleetmill.cli.shown import HomeOption
 
 __all__ = ["app"]
