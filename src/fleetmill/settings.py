@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from fleetmill.core.errors import InvalidInputError, NotFoundError
 from fleetmill.core.plain import build
@@ -281,14 +282,22 @@ def check_backend(backend: BackendSettings) -> None:
     where = f"[[serve.backend]] {backend.name}"
     if backend.tier not in TIERS:
         raise InvalidInputError(f"{where}: tier = {backend.tier!r}: must be one of {', '.join(TIERS)}")
-    if not backend.address.startswith(("http://", "https://")):
-        raise InvalidInputError(f"{where}: address = {backend.address!r}: must begin with http:// or https://")
+    if not _is_address(backend.address):
+        raise InvalidInputError(f"{where}: address = {backend.address!r}: must be http://host:port, or https://")
     if backend.capacity < 1:
         raise InvalidInputError(f"{where}: capacity = {backend.capacity}: must be at least 1")
     if backend.may_train and backend.tier in ("attested", "partner") and not backend.contract:
         raise InvalidInputError(f"{where}: may_train = true: name the contract that allows it, contract = ...")
     if backend.watts and not backend.tokens_per_second:
         raise InvalidInputError(f"{where}: watts need tokens_per_second, else no price per token follows from them")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        at = urlsplit(text)
+        return at.scheme in ("http", "https") and bool(at.hostname) and (at.port is None or at.port > 0)
+    except ValueError:  # a port that is none
+        return False
 
 
 def _check_names(table: Any, cls: type, where: str) -> None:

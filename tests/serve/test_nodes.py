@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from typer.testing import CliRunner
 
+from fleetmill.cli import app
 from fleetmill.core.errors import ConflictError, InvalidInputError, NotFoundError
 from fleetmill.core.serve import Label, Tier
 from fleetmill.serve import backends
@@ -291,3 +293,65 @@ def test_only_who_goes_on_with_a_begun_answer_is_asked_to(goes_on, found):
         backends.server(BackendSettings(name=n, address="http://x:1", engine="mlx_server", models=models)) for n in "ab"
     )
     assert same_answer(one, other, "small") is found
+
+
+def test_a_server_that_hangs_holds_up_nobody_else(tmp_path, monkeypatch):
+    from fleetmill.serve import watch as watching
+
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.01)
+
+    class Hanging(Box):
+        async def handle(self, request, reply):
+            self.asked.append(request.path)
+            await asyncio.Event().wait()
+
+    async def go():
+        boxes = [Hanging("a"), Box("b")]
+        async with watched(tmp_path, boxes, lambda b: backend(b) if b.name == "a" else None) as (
+            stage,
+            watch,
+            _,
+            nodes,
+        ):
+            running = asyncio.create_task(watch.run())
+            while not boxes[0].asked:
+                await asyncio.sleep(0)
+            nodes.join(backend(boxes[1]), [])
+            while not stage.relay.pool.servers:
+                await asyncio.sleep(0)
+            assert (await stage.ask(CHAT))[1]["x-fleetmill-server"] == "b"
+            running.cancel()
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+
+
+@pytest.mark.parametrize("address", ["http://", "box:80", "http://box:x", "http://box:0", "ftp://box:80", "http://:80"])
+def test_an_address_that_is_none_is_refused(tmp_path, address):
+    with pytest.raises(InvalidInputError, match="must be http://host:port"):
+        Nodes(tmp_path).join(BackendSettings(name="x", address=address), [])
+
+
+def test_the_start_command_is_printed_with_what_follows_the_dashes():
+    runner = CliRunner()
+    listed = runner.invoke(app, ["serve", "engine"])
+    assert all(name in listed.stdout for name in ("llama_server", "vllm", "sglang", "mlx_server", "genai", "coreml"))
+    words = [
+        "serve",
+        "engine",
+        "llama_server",
+        "--model",
+        "a b.gguf",
+        "--name",
+        "small",
+        "--port",
+        "9",
+        "--",
+        "-t",
+        "8",
+    ]
+    printed = runner.invoke(app, words).stdout.strip()
+    assert printed == "llama-server -m 'a b.gguf' --host 127.0.0.1 --port 9 --metrics --alias small -t 8"
+    unknown = runner.invoke(app, ["serve", "engine", "tgi", "--model", "x"])
+    assert "is not known. Choose of" in str(unknown.exception)
+    absent = runner.invoke(app, ["serve", "engine", "mlx_server", "--model", "/m", "--run"])
+    assert "mlx_lm.server: is not on the PATH" in str(absent.exception)

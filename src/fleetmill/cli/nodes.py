@@ -36,6 +36,7 @@ def engine(
     """Print the command that starts a server of a kind; what follows `--` is handed on to it."""
     import os
     import shlex
+    import sys
 
     from fleetmill.core.errors import NotFoundError
     from fleetmill.engines.serving import known
@@ -63,7 +64,8 @@ def engine(
         typer.echo(shlex.join(words))
         return
     try:
-        os.execvp(words[0], words)  # noqa: S606 - the words are the adapter's and the owner's
+        program = sys.executable if words[0] == "python" else words[0]  # what is installed beside us
+        os.execvp(program, words)  # noqa: S606 - the words are the adapter's and the owner's
     except FileNotFoundError:
         raise NotFoundError(f"{words[0]}: is not on the PATH. See docs/engines/{kind.name}.md") from None
 

@@ -32,6 +32,7 @@ class _Watched:
     is_up: bool = True
     why: str = ""  # it is not used
     is_blocked: bool = False  # its key is missing here
+    is_asking: bool = False
     silent: int = 0
     asked: float = 0.0  # when, by the clock
 
@@ -84,26 +85,34 @@ class Watch:
                 self._all[name] = self._taken_in(backend)
 
     async def look(self) -> None:
-        """Ask those whose turn it is, all at once."""
-        now = self._clock()
-        due = [w for w in self._all.values() if w.asked == 0.0 or now - w.asked >= ASK_SECONDS]
-        for watched in due:
-            watched.asked = now
-        await asyncio.gather(*(self._ask(w) for w in due))
+        """Ask those whose turn it is, all at once, and wait for what they say."""
+        await asyncio.gather(*(self._ask(w) for w in self._due()))
 
     async def run(self) -> None:
-        """Until cancelled. What cannot be followed is said, and what is there goes on."""
-        told = ""
-        while True:
-            try:
-                self.follow()
-                told = ""
-            except (InvalidInputError, UnavailableError) as error:
-                if (why := words(error)) != told:
-                    told = why
-                    _LOG.error("the pool stays as it is", extra={"why": why})
-            await self.look()
-            await asyncio.sleep(LOOK_SECONDS)
+        """Until cancelled. What cannot be followed is said, and what is there goes on; who is slow holds up nobody."""
+        told, asking = "", set[asyncio.Task[None]]()
+        try:
+            while True:
+                try:
+                    self.follow()
+                    told = ""
+                except (InvalidInputError, UnavailableError) as error:
+                    if (why := words(error)) != told:
+                        told = why
+                        _LOG.error("the pool stays as it is", extra={"why": why})
+                asking |= {asyncio.create_task(self._ask(w)) for w in self._due()}
+                asking = {task for task in asking if not task.done()}
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            for task in asking:
+                task.cancel()
+
+    def _due(self) -> list[_Watched]:
+        now = self._clock()
+        found = [w for w in self._all.values() if not w.is_asking and (w.asked == 0.0 or now - w.asked >= ASK_SECONDS)]
+        for watched in found:
+            watched.asked, watched.is_asking = now, True
+        return found
 
     def seen(self) -> list[Seen]:
         """How all stand, those that are leaving too."""
@@ -166,9 +175,14 @@ class Watch:
             watched.why = "waits until the one of that name before it has gone"
 
     async def _ask(self, watched: _Watched) -> None:
+        try:
+            if not watched.is_blocked:
+                await self._asked(watched)
+        finally:
+            watched.is_asking = False
+
+    async def _asked(self, watched: _Watched) -> None:
         """What it serves, if that is not known; then whether it is there, and how busy."""
-        if watched.is_blocked:
-            return
         backend, engine = watched.backend, known.find(watched.backend.engine)
         key = self.keys.get(backend.name)
         try:

@@ -133,6 +133,8 @@ async def gateway(home: Home, *, address: str) -> AsyncIterator[Front]:
         front = Front(relay, Inference(models, threads), models, watch, keys, address)
         tell = partial(_tell, home, watch, address)
         tasks = [loop.create_task(watch.run()), loop.create_task(_look(models, tell))]
+        for task in tasks:
+            task.add_done_callback(_ended)
         try:
             yield front
         finally:
@@ -169,6 +171,12 @@ async def _look(models: LineModels, tell: Callable[[], None]) -> None:
         except (FleetmillError, OSError) as error:
             _LOG.error("a new model is not served", extra={"why": type(error).__name__})
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """Neither ends by itself: if one does, that is a fault of ours, and the pool or the models stay as they are."""
+    if not task.cancelled() and task.exception() is not None:
+        _LOG.error("a task of the gateway fell", extra={"error": type(task.exception()).__name__})
 
 
 async def _keep(followers: Sequence[subprocess.Popen[bytes]], stop: asyncio.Event) -> None:
