@@ -213,7 +213,6 @@ def test_a_champion_is_released_while_clients_ask_all_the_time_and_none_of_them_
     assert {v for v, _ in answers} == {"1", digits, "2"}
     assert {y for v, y in answers if v != "1"} == {2.0}
     assert len({y for v, y in answers if v == "1"}) == 1
-    assert {v for v, _ in answers[seen:]} == {"2"}
     assert f'fleetmill_serve_inferences{{model="tiny",version="{digits}"}}' in metrics
     assert list(home.ledger.read(kind="shadowed"))[-1].record["rows"] > 0
 

@@ -83,7 +83,11 @@ class LineModels:
             asked = self._asked.get(name, ServeLineSettings()).candidate
             self._lines[name] = _Line(champion=loaded, asked=asked)
         else:
+            was = known.candidate
             known.champion = loaded
+            if was is not None and was.digest == loaded.digest:  # it is the champion now
+                known.candidate = None
+                self._enter(name, known)
         _LOG.info("a model is served", extra={"line": name, "release": champion.counter})
 
     def _candidate(self, name: str) -> None:
@@ -181,9 +185,11 @@ class LineModels:
     def compared(self) -> Iterator[tuple[str, str, Compared]]:
         """(line, candidate's version, how it compares), of every candidate since the process began."""
         with self._lock:
-            found = [(name, version, c) for name, line in self._lines.items() for version, c in line.shadows.items()]
+            found = [
+                (name, version, c) for name, line in list(self._lines.items()) for version, c in line.shadows.items()
+            ]
         yield from found
 
     def left_out(self) -> Iterator[tuple[str, int]]:
         """(line, requests that were not compared since too many waited)."""
-        yield from ((name, line.left_out) for name, line in self._lines.items() if line.left_out)
+        yield from ((name, line.left_out) for name, line in list(self._lines.items()) if line.left_out)
