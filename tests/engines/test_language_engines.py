@@ -29,7 +29,7 @@ from fleetmill.serve.http import Connection
 from fleetmill.serve.pool import Pool
 from fleetmill.serve.relay import Relay
 from fleetmill.serve.responses_stream import Responses
-from fleetmill.serve.watch import Watch
+from fleetmill.serve.roster import Roster
 from fleetmill.serve.words import Sent, Tenant, Unlimited
 from fleetmill.settings import BackendSettings
 from fleetmill.testing import Notes
@@ -437,7 +437,7 @@ class Behind:
     async def _run(self) -> None:
         self._stop, self._loop = asyncio.Event(), asyncio.get_running_loop()
         egress, pool = Egress(), Pool(clock=time.monotonic)
-        watch = Watch(pool, egress, wanted=lambda: self._named, secrets=lambda found: {}, clock=time.monotonic)
+        watch = Roster(pool, egress, wanted=lambda: self._named, secrets=lambda found: {}, clock=time.monotonic)
         await watch.look()
         keys = OneKey(Tenant(name="t"))
         relay = Relay(pool, keys=keys, purse=Unlimited(), witness=Seen(), egress=egress)

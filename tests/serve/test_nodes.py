@@ -20,7 +20,7 @@ from fleetmill.serve.http import Connection
 from fleetmill.serve.nodes import Nodes
 from fleetmill.serve.pool import Pool
 from fleetmill.serve.relay import Relay
-from fleetmill.serve.watch import Watch
+from fleetmill.serve.roster import Roster
 from fleetmill.serve.words import Tenant, Unlimited
 from fleetmill.settings import BackendSettings, ModelSettings
 from simulated import Engine, OneKey, Seen, Stage, answer_to
@@ -75,7 +75,7 @@ async def watched(folder, boxes, named):
     clock, egress, nodes = Clock(), Egress(), Nodes(folder)
     settings = [named(box) for box in boxes if named(box) is not None]
     pool = Pool(clock=time.monotonic)
-    watch = Watch(
+    watch = Roster(
         pool,
         egress,
         wanted=lambda: nodes.wanted(settings),
@@ -296,7 +296,7 @@ def test_only_who_goes_on_with_a_begun_answer_is_asked_to(goes_on, found):
 
 
 def test_a_server_that_hangs_holds_up_nobody_else(tmp_path, monkeypatch):
-    from fleetmill.serve import watch as watching
+    from fleetmill.serve import roster as watching
 
     monkeypatch.setattr(watching, "LOOK_SECONDS", 0.01)
 

@@ -32,7 +32,7 @@ from fleetmill.serve.purse import AccountPurse
 from fleetmill.serve.relay import Relay
 from fleetmill.serve.responses import PATH as RESPONSES
 from fleetmill.serve.responses_stream import Responses
-from fleetmill.serve.watch import Watch
+from fleetmill.serve.roster import Roster
 from fleetmill.serving.models import LineModels
 from fleetmill.serving.told import KIND, metrics
 from fleetmill.settings import ServeSettings, Settings
@@ -46,7 +46,7 @@ class Front:
     """Which part answers a request."""
 
     def __init__(
-        self, relay: Relay, inference: Inference, models: LineModels, watch: Watch, keys: StoredKeys, address: str
+        self, relay: Relay, inference: Inference, models: LineModels, watch: Roster, keys: StoredKeys, address: str
     ) -> None:
         self._relay, self._inference, self._models, self._watch = relay, inference, models, watch
         self._keys, self._address = keys, address
@@ -119,7 +119,7 @@ async def gateway(home: Home, *, address: str) -> AsyncIterator[Front]:
     purse, journal, egress = AccountPurse(accounts), Journal(folder / SENT), Egress()
     keys, nodes, pool = StoredKeys(accounts), Nodes(folder / NODES), Pool(clock=loop.time)
     wanted = partial(nodes.wanted, settings.backend)
-    watch = Watch(pool, egress, wanted=wanted, secrets=secrets, clock=loop.time)
+    watch = Roster(pool, egress, wanted=wanted, secrets=secrets, clock=loop.time)
     relay = Relay(
         pool,
         keys=keys,
@@ -157,7 +157,7 @@ def _runtime(settings: ServeSettings) -> Runtime | None:
     return OnnxRuntime(providers=settings.providers)
 
 
-def _tell(home: Home, watch: Watch, address: str) -> None:
+def _tell(home: Home, watch: Roster, address: str) -> None:
     said = running.Running(pid=os.getpid(), address=address, time_ns=time.time_ns(), servers=tuple(watch.seen()))
     running.write(home.settings.home / FOLDER / running.FOLDER, said)
 

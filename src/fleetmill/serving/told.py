@@ -6,20 +6,20 @@ from collections.abc import Iterator
 
 from fleetmill.serve.oip import Inference
 from fleetmill.serve.relay import Relay
-from fleetmill.serve.watch import Watch
+from fleetmill.serve.roster import Roster
 from fleetmill.serving.models import LineModels
 
 KIND = b"text/plain; version=0.0.4"
 
 
-def metrics(relay: Relay, inference: Inference, models: LineModels, watch: Watch) -> bytes:
+def metrics(relay: Relay, inference: Inference, models: LineModels, watch: Roster) -> bytes:
     """All counts of this process."""
     rows = [*_servers(relay, watch), *_models(inference, models)]
     rows.append(f"fleetmill_serve_egress_stopped {relay.egress.refused}")
     return ("\n".join(rows) + "\n").encode()
 
 
-def _servers(relay: Relay, watch: Watch) -> Iterator[str]:
+def _servers(relay: Relay, watch: Roster) -> Iterator[str]:
     for name, tally in sorted(relay.pool.tallies().items()):
         for what, number in tally.items():
             yield f'fleetmill_serve_{what}{{server="{name}"}} {number}'

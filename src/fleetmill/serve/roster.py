@@ -51,7 +51,7 @@ class Seen:
     why: str
 
 
-class Watch:
+class Roster:
     """One per gateway process. `wanted` gives the servers that there shall be; `clock` gives seconds."""
 
     def __init__(
