@@ -1,7 +1,7 @@
 """Engines that serve language models: what the gateway must know of each kind. Pure: an adapter opens nothing.
 
 An adapter knows how a server of its kind is started, which paths say what it serves and how busy it is, and how the
-answers are read. Who asks the server is `serve/roster.py`, through the one door for sockets. A server of a kind that
+answers are read. Who asks the server is `serve/probe.py`, through the one door for sockets. A server of a kind that
 nobody knows is refused by name; one that answers otherwise than its kind does is an `InvalidInputError`.
 """
 
