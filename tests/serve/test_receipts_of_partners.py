@@ -35,7 +35,7 @@ def home(tmp_path):
         own = Engine("own")
         who = Tenant(name="acme", label=Label.OPEN, consent=True)
         async with stage([own, Engine("far", faults=[("", 0), ("die", 3)])], tenant=who, far=partner) as found:
-            found.relay._witness = journal
+            found.seen.saw = journal.saw  # the stage's witness writes to the disk
             body = {"model": "small", "max_tokens": 6, "messages": [{"role": "user", "content": SECRET}]}
             await found.ask(body)
             found.relay.pool.leave("own")

@@ -163,6 +163,16 @@ class Back(Reply):
         """Whole events of the chat."""
         self._reply.piece(self._events.take(data))
 
+    def chunks(self, data: bytes) -> None:
+        """Whole events that are HTTP chunks already: the frames are taken off."""
+        content: list[bytes] = []
+        while data:
+            size, _, rest = data.partition(b"\r\n")
+            length = int(size.partition(b";")[0], 16)
+            content.append(rest[:length])
+            data = rest[length + 2 :]
+        self.piece(b"".join(content))
+
     def end(self) -> None:
         """The chat is over."""
         self._reply.piece(self._events.end())
