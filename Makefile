@@ -63,6 +63,7 @@ release:
 # Does the device's install resolve from wheels alone, for each Python and machine? 4: no index answers.
 wheels: $(VENV)/.test
 	$(BIN)/python scripts/check_device_wheels.py || [ $$? -eq 4 ]
+	$(BIN)/python scripts/check_engine_wheels.py || [ $$? -eq 4 ]
 
 prove: $(VENV)/.test
 	@if [ -f scripts/prove.py ]; then $(BIN)/python scripts/prove.py; \

@@ -82,12 +82,27 @@ def _default(p: Any) -> str:
 
 def setting_tables() -> str:
     """Every setting with its type, default and meaning."""
-    kinds = (settings.Settings, settings.LineSettings, settings.TurnWhen, settings.CampaignSettings)
+    kinds = (
+        settings.Settings,
+        settings.LineSettings,
+        settings.TurnWhen,
+        settings.CampaignSettings,
+        settings.ServeSettings,
+        settings.BackendSettings,
+        settings.ModelSettings,
+        settings.ServeLineSettings,
+        settings.CandidateSettings,
+    )
     heads = (
         "The file's top level. Each but `home` and `lines` is also an environment variable: `FLEETMILL_PORT` etc.",
         "Tables `[lines.NAME]`.",
         "`turn_when = { sessions = 12, hours = 24 }` in `[lines.NAME]`.",
         "Tables `[lines.NAME.campaign]` and `[lines.NAME.first_campaign]`.",
+        "See [serving](serve.md).",
+        "See [engines](engines/index.md).",
+        "In `models` of a `[[serve.backend]]`.",
+        "See [the lines' models](inference.md).",
+        "`candidate = { shadow = true }` in `[serve.lines.NAME]`.",
     )
     return "\n".join(_table(kind, head) for kind, head in zip(kinds, heads, strict=True))
 
@@ -119,7 +134,7 @@ def _value(f: Any) -> str:
     if f.default is not dataclasses.MISSING:
         value = str(f.default) if isinstance(f.default, Path) else f.default
         return "none" if value is None else f"`{list(value) if isinstance(value, tuple) else value}`"
-    return "empty"
+    return "must be given" if f.default_factory is dataclasses.MISSING else "empty"
 
 
 def error_table() -> str:

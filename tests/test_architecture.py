@@ -89,6 +89,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "demo/film.py",
         "demo/forgery.py",
         "demo/stock.py",
+        "serve/compared.py",
         "serve/oip.py",
         "testing/",
     ),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from fleetmill.core.errors import InvalidInputError, NotFoundError
 from fleetmill.core.plain import build
@@ -53,45 +54,63 @@ class LineSettings:
 class ModelSettings:
     """A model at a backend. Backends with equal `digest` and `template` go on with each other's broken answers."""
 
-    name: str
+    name: str  # under which clients ask for it
     digest: str = ""  # "": its name says which model it is
-    template: str = ""
+    template: str = ""  # digest of its chat template
     context: int = 0  # tokens; 0: not known
-    capabilities: tuple[str, ...] = ("chat", "completions")
+    capabilities: tuple[str, ...] = ()  # chat, completions, tools, embeddings, responses, continue; (): the engine's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendSettings:
     """A server that answers, table [[serve.backend]]. Its price is told, or follows from power and amortisation."""
 
-    name: str
+    name: str  # of the server, one's own
     address: str  # http://host:port
-    models: tuple[ModelSettings, ...]
+    models: tuple[ModelSettings, ...] = ()  # (): what the server itself says
     tier: str = "premises"  # device, premises, attested or partner
-    engine: str = "openai_url"
-    supplier: str = ""
-    hardware: str = ""
+    engine: str = "openai_url"  # kind of server, see docs/engines/index.md
+    supplier: str = ""  # who made or runs it
+    hardware: str = ""  # what it runs on
     capacity: int = 8  # requests at once
     key_env: str = ""  # environment variable with the key that it wants
     money_per_million_in: float = 0.0  # tokens, in the owner's unit
-    money_per_million_out: float = 0.0
+    money_per_million_out: float = 0.0  # the same
     watts: float = 0.0  # while it writes
     tokens_per_second: float = 0.0  # that it writes in all, when busy
-    money_per_kwh: float = 0.0
+    money_per_kwh: float = 0.0  # in the owner's unit
     money_per_hour: float = 0.0  # amortisation, rent
     may_train: bool = False  # its answers may become training data; a partner's only with a contract
     contract: str = ""  # where that stands
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CandidateSettings:
+    """What a line's candidate does at the endpoint: a model that the gate accepted and nobody has released yet."""
+
+    shadow: bool = False  # it also answers what the champion was asked; nobody gets that, it is compared
+    weight: float = 0.0  # share of the requests, 0 to 1, that it answers in the champion's place
+    tolerance: float = 0.05  # two outputs farther apart than this differ; in the output's own unit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeLineSettings:
+    """How the endpoint serves one line, table [serve.lines.NAME]."""
+
+    candidate: CandidateSettings = CandidateSettings()  # what it does before it is released
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServeSettings:
     """The endpoint for models, table [serve]."""
 
-    host: str = "127.0.0.1"
-    port: int = 8790
+    host: str = "127.0.0.1"  # address that the gateway listens on
+    port: int = 8790  # 0: any free one
     workers: int = 1  # processes at the one port
     stall_seconds: float = 15.0  # between two pieces of an answer: longer counts as death
-    backend: tuple[BackendSettings, ...] = ()
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)  # of ONNX Runtime, for the lines' models; first come first
+    lines: Mapping[str, ServeLineSettings] = field(default_factory=dict)  # tables [serve.lines.NAME]
+    backend: tuple[BackendSettings, ...] = ()  # tables [[serve.backend]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +217,14 @@ def _check(settings: Settings) -> None:
     for name, line in settings.lines.items():
         _check_line(name, line)
     for backend in settings.serve.backend:
-        _check_backend(backend)
+        check_backend(backend)
+    for name, served in settings.serve.lines.items():
+        asked = served.candidate
+        if not (0 <= asked.weight <= 1 and asked.tolerance >= 0):
+            raise InvalidInputError(
+                f"[serve.lines.{name}] candidate.weight = {asked.weight}, candidate.tolerance = {asked.tolerance}: "
+                f"must be from 0 to 1, and 0 or more"
+            )
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -247,18 +273,31 @@ def _check_line(name: str, line: LineSettings) -> None:
             raise InvalidInputError(f"[lines.{name}] turn_when.{what} = {number}: must be 0 or more")
 
 
-def _check_backend(backend: BackendSettings) -> None:
+def check_backend(backend: BackendSettings) -> None:
+    """Refuse a server that makes no sense.
+
+    Raises:
+        InvalidInputError: names the server, the value and the rule.
+    """
     where = f"[[serve.backend]] {backend.name}"
     if backend.tier not in TIERS:
         raise InvalidInputError(f"{where}: tier = {backend.tier!r}: must be one of {', '.join(TIERS)}")
-    if not backend.address.startswith(("http://", "https://")):
-        raise InvalidInputError(f"{where}: address = {backend.address!r}: must begin with http:// or https://")
-    if backend.capacity < 1 or not backend.models:
-        raise InvalidInputError(f"{where}: needs a capacity of at least 1 and at least one model")
+    if not _is_address(backend.address):
+        raise InvalidInputError(f"{where}: address = {backend.address!r}: must be http://host:port, or https://")
+    if backend.capacity < 1:
+        raise InvalidInputError(f"{where}: capacity = {backend.capacity}: must be at least 1")
     if backend.may_train and backend.tier in ("attested", "partner") and not backend.contract:
         raise InvalidInputError(f"{where}: may_train = true: name the contract that allows it, contract = ...")
     if backend.watts and not backend.tokens_per_second:
         raise InvalidInputError(f"{where}: watts need tokens_per_second, else no price per token follows from them")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        at = urlsplit(text)
+        return at.scheme in ("http", "https") and bool(at.hostname) and (at.port is None or at.port > 0)
+    except ValueError:  # a port that is none
+        return False
 
 
 def _check_names(table: Any, cls: type, where: str) -> None:
@@ -278,6 +317,9 @@ def _check_names(table: Any, cls: type, where: str) -> None:
     if cls is ServeSettings:
         for backend in table.get("backend", ()):
             _check_names(backend, BackendSettings, f"{where}: [[serve.backend]]")
+        for name, line in dict(table.get("lines", {})).items():
+            _check_names(line, ServeLineSettings, f"{where}: [serve.lines.{name}]")
+            _check_names(line.get("candidate", {}), CandidateSettings, f"{where}: [serve.lines.{name}] candidate")
     if cls is LineSettings:
         for name in ("campaign", "first_campaign"):
             _check_names(table.get(name, {}), CampaignSettings, f"{where}: {name}")

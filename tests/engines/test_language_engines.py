@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import subprocess
 import sys
@@ -19,6 +21,17 @@ import pytest
 
 from fleetmill.core.errors import EngineError, IntegrityError, InvalidInputError
 from fleetmill.core.line import Stretch, TrainJob
+from fleetmill.core.serve import Server, Tier
+from fleetmill.seams.engine import Start
+from fleetmill.serve import probe
+from fleetmill.serve.egress import Egress
+from fleetmill.serve.http import Connection
+from fleetmill.serve.pool import Pool
+from fleetmill.serve.relay import Relay
+from fleetmill.serve.responses_stream import Responses
+from fleetmill.serve.roster import Roster
+from fleetmill.serve.words import Sent, Tenant, Unlimited
+from fleetmill.settings import BackendSettings
 from fleetmill.testing import Notes
 from fleetmill.testing.kit import Held
 
@@ -27,6 +40,7 @@ pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 pytest.importorskip("torch", reason="needs the extra `train`")
 
 from fleetmill.engines.genai import Chance, Genai
+from fleetmill.engines.serving import known
 from fleetmill.lines.language import line
 from fleetmill.lines.language.conversations import cut
 from fleetmill.lines.language.importing import chats
@@ -36,6 +50,26 @@ from fleetmill.lines.language.words import ASSISTANT, END, USER
 BUILT = Path(__file__).parents[2] / "build" / "engines" / "llama-server"
 ASKED = ("12+7=", "48/2=", "Ann has 12 apples and buys 7 more. How many apples does Ann have?", "naïve ☂?")
 Chat = list[dict[str, str]]
+KEY = "sk-test"
+
+
+class OneKey:
+    """Keys with one in it."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant, self._digest = tenant, hashlib.sha256(KEY.encode()).hexdigest()
+
+    def tenant(self, key: str) -> Tenant | None:
+        return self._tenant if key == self._digest else None
+
+
+class Seen:
+    """Nobody asks what was sent."""
+
+    fault = ""
+
+    def saw(self, sent: Sent) -> None:
+        """Nothing is kept."""
 
 
 class Memory:
@@ -202,9 +236,10 @@ def started(words: list[str], url: str, log: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shell(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    words = ["--model", str(folder), "--name", "lm", "--port", "0", "--at-once", "2", "--waiting", "2"]
+    asked = Start(model=str(folder), name="lm", port=0, at_once=2, more=("--waiting", "2"))
+    words = known.find("genai").start(asked)
     log = tmp_path_factory.mktemp("log") / "shell.log"
-    yield from started([sys.executable, "-m", "fleetmill.serve.shell_genai", *words], "", log)
+    yield from started([sys.executable, *words[1:]], "", log)
 
 
 @pytest.fixture(scope="module")
@@ -213,10 +248,11 @@ def llama(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     if program is None:
         pytest.skip("llama-server is not here: `make engines` builds it")
     port = free_port()
-    words = [program, "-m", str(folder / "model.gguf"), "--alias", "lm", "--host", "127.0.0.1", "--port", str(port)]
     # one place in memory for each answer, and keys and values as exact as the weights
-    words += ["-t", "1", "-np", "2", "-c", "512", "-ctk", "f32", "-ctv", "f32", "-fa", "off"]
-    yield from started(words, f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("log") / "llama.log")
+    exact = ("-t", "1", "-ctk", "f32", "-ctv", "f32", "-fa", "off")
+    asked = Start(model=str(folder / "model.gguf"), name="lm", port=port, context=256, at_once=2, more=exact)
+    words = known.find("llama_server").start(asked)
+    yield from started([program, *words[1:]], f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("log") / "llama.log")
 
 
 def free_port() -> int:
@@ -248,6 +284,26 @@ def texts(found: Sequence[dict[str, Any]]) -> list[str]:
 @pytest.fixture(params=["shell", "llama"])
 def server(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
+
+
+def test_its_adapter_reads_what_a_real_server_says(server: str, request: pytest.FixtureRequest) -> None:
+    name = {"shell": "genai", "llama": "llama_server"}[request.node.callspec.params["server"]]
+    engine = known.find(name)
+    box = Server(name="box", tier=Tier.PREMISES, engine=name, address=server, models={})
+
+    async def ask() -> tuple[Any, ...]:
+        egress = Egress()
+        found = await probe.models(egress, box, engine), await probe.load(egress, box, engine)
+        there = await probe.is_up(egress, box, engine)
+        egress.close()
+        return *found, there
+
+    before = asyncio.run(ask())[1].tokens
+    events(server, "/v1/completions", prompt="Ann has", max_tokens=7)
+    models, load, there = asyncio.run(ask())
+    assert {n: (s.context, s.goes_on) for n, s in models.items()} == {"lm": (256, True)}
+    assert (load.running, load.waiting, there) == (0, 0, True)
+    assert 5 <= load.tokens - before <= 7
 
 
 @pytest.mark.parametrize("text", ASKED)
@@ -365,3 +421,83 @@ def test_more_than_may_wait_is_sent_away_and_who_hangs_up_is_not_answered_on(she
     while "running 0" not in httpx.get(f"{shell}/metrics").text and time.monotonic() < limit:
         time.sleep(0.05)
     assert "genai_requests_running 0\ngenai_requests_waiting 0" in httpx.get(f"{shell}/metrics").text
+
+
+# -- behind the gateway -----------------------------------------------------------------------------------------------
+
+
+class Behind:
+    """A gateway before real servers, in a thread; it learns from them what they serve."""
+
+    def __init__(self, **servers: str) -> None:
+        self._named = [BackendSettings(name=engine, address=url, engine=engine) for engine, url in servers.items()]
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    async def _run(self) -> None:
+        self._stop, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        egress, pool = Egress(), Pool(clock=time.monotonic)
+        watch = Roster(pool, egress, wanted=lambda: self._named, secrets=lambda found: {}, clock=time.monotonic)
+        await watch.look()
+        keys = OneKey(Tenant(name="t"))
+        relay = Relay(pool, keys=keys, purse=Unlimited(), witness=Seen(), egress=egress)
+        responses, connections = Responses(relay, keys), set[Connection]()
+
+        async def handle(request: Any, reply: Any) -> None:
+            await (responses if request.path == "/v1/responses" else relay).handle(request, reply)
+
+        server = await self._loop.create_server(lambda: Connection(handle, connections), "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        self._up.set()
+        await self._stop.wait()
+        server.close()
+        egress.close()
+        for connection in list(connections):
+            connection.cut()
+        await asyncio.sleep(0)
+
+    def __enter__(self) -> Behind:
+        self._thread.start()
+        assert self._up.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+
+def test_an_unmodified_client_before_the_gateway_and_a_real_engine(server: str, request: pytest.FixtureRequest) -> None:
+    openai = pytest.importorskip("openai")
+    name = {"shell": "genai", "llama": "llama_server"}[request.node.callspec.params["server"]]
+    asked: Any = {"model": "lm", "messages": user(ASKED[2]), "max_tokens": 24, "temperature": 0}
+
+    async def several(url: str) -> list[str]:
+        async with openai.AsyncOpenAI(base_url=url, api_key=KEY) as client:
+            found = await asyncio.gather(*(client.chat.completions.create(**asked) for _ in range(4)))
+        return [f.choices[0].message.content for f in found]
+
+    with Behind(**{name: server}) as behind, openai.OpenAI(base_url=behind.url, api_key=KEY, max_retries=0) as client:
+        assert client.models.list().data[0].id == "lm"
+        whole = client.chat.completions.create(**asked).choices[0].message.content
+        pieces = [p.choices[0].delta.content or "" for p in client.chat.completions.create(**asked, stream=True)]
+        assert whole
+        assert "".join(pieces) == whole
+        assert asyncio.run(several(behind.url)) == [whole] * 4
+        said = client.completions.create(model="lm", prompt="Ann has", max_tokens=5, temperature=0).choices[0].text
+        assert said
+
+        response = {"model": "lm", "input": ASKED[2], "max_output_tokens": 24, "temperature": 0}
+        assert client.responses.create(**response).output_text == whole
+        events_ = list(client.responses.create(**response, stream=True))
+        assert "".join(e.delta for e in events_ if e.type == "response.output_text.delta") == whole
+
+        with pytest.raises(openai.BadRequestError, match="can do embeddings"):
+            client.embeddings.create(model="lm", input="x")
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(**asked | {"model": "huge"})
+        with pytest.raises(openai.BadRequestError, match="so long a text"):
+            client.chat.completions.create(**asked | {"max_tokens": 5000})
+        if name == "genai":  # no tools: the gateway knows, and asks nobody
+            tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+            with pytest.raises(openai.BadRequestError, match="can do chat, tools"):
+                client.chat.completions.create(**asked, tools=[tool])

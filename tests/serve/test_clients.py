@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -277,3 +280,41 @@ def test_a_new_champion_is_swapped_in_without_a_lost_request(inference):
     assert faults == []
     assert {version for version, _ in answers} >= {str(v) for v in range(2, 12)}
     assert all(value == (6.0 if version == "1" else float(version)) for version, value in answers)
+
+
+# litellm, in an environment of its own: it holds openai to another version
+
+LITELLM = """
+import json, sys
+import litellm
+asked = dict(model="openai/small", api_base=sys.argv[1], api_key=sys.argv[2], max_tokens=9, timeout=20, num_retries=0,
+             messages=[{"role": "user", "content": "hello"}])
+whole = litellm.completion(**asked)
+pieces = [p.choices[0].delta.content or "" for p in litellm.completion(**asked, stream=True)]
+told = {"whole": whole.choices[0].message.content, "pieces": "".join(pieces), "tokens": whole.usage.completion_tokens}
+for name, more in (("NotFoundError", {"model": "openai/huge"}), ("AuthenticationError", {"api_key": "sk-wrong"})):
+    try:
+        litellm.completion(**(asked | more))
+    except Exception as error:
+        told[name] = type(error).__name__
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+def test_litellm_as_a_client(town):
+    place = os.environ.get("FLEETMILL_LITELLM")
+    if not place:
+        pytest.skip("FLEETMILL_LITELLM names no environment with litellm: python -m venv X, X/bin/pip install litellm")
+    words = [f"{place}/bin/python", "-c", LITELLM, f"http://127.0.0.1:{town.stage.port}/v1", KEY]
+    environment = {"PATH": os.environ["PATH"], "LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # it fetches nothing
+    done = subprocess.run(words, capture_output=True, text=True, timeout=180, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    wanted = "".join(answer_to("hello", 9))
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "whole": wanted,
+        "pieces": wanted,
+        "tokens": 9,
+        "NotFoundError": "NotFoundError",
+        "AuthenticationError": "AuthenticationError",
+    }

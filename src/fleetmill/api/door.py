@@ -89,8 +89,14 @@ class Door:
     """The routes over an opened home. Each checks who asks, then calls a verb."""
 
     def __init__(
-        self, home: Home, find: Callable[[str], Line], clock: Callable[[], float], loop_alive: LoopAlive
+        self,
+        home: Home,
+        find: Callable[[str], Line],
+        clock: Callable[[], float],
+        loop_alive: LoopAlive,
+        more_metrics: Callable[[], bytes] | None,
     ) -> None:
+        self._more_metrics = more_metrics
         self._home, self._find, self._loop_alive = home, find, loop_alive
         self._repository = home.settings.home / "repository"
         self._gate = Gatekeeper(lambda name: roll.find(home.ledger, name), clock)
@@ -113,7 +119,8 @@ class Door:
         """Counters and gauges for Prometheus; for this machine alone, unless the settings say otherwise."""
         if not self._home.settings.metrics_open:
             must_be_local(request)
-        return Response(self.meter.page(), media_type=MEDIA_TYPE)
+        more = self._more_metrics() if self._more_metrics is not None else b""
+        return Response(self.meter.page() + more, media_type=MEDIA_TYPE)
 
     async def enrol(self, request: Request) -> JSONResponse:
         """A device comes with its token and its public key."""
@@ -198,13 +205,14 @@ def make_app(
     find: Callable[[str], Line] = lines.find,
     clock: Callable[[], float] = time.time,
     loop_alive: LoopAlive = lambda: None,
+    more_metrics: Callable[[], bytes] | None = None,
 ) -> FastAPI:
     """The ASGI application over an opened home; `find` gives a line by name.
 
     `clock`: seconds since 1970, by which a request is fresh or not. `loop_alive`: whether the loop's process runs; None
-    where there is none.
+    where there is none. `more_metrics`: Prometheus text after our own, the gateway's where there is one.
     """
-    door = Door(home, find, clock, loop_alive)
+    door = Door(home, find, clock, loop_alive, more_metrics)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

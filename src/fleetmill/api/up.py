@@ -10,17 +10,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import uvicorn
 
 from fleetmill import due, lines, logs, loop
 from fleetmill.api.door import make_app
-from fleetmill.core.errors import FleetmillError, UnavailableError, last_words
+from fleetmill.api.front import Config, Front, Server
+from fleetmill.core.errors import EngineMissingError, FleetmillError, UnavailableError, last_words
 from fleetmill.core.line import Line, Metrics
 from fleetmill.home import FORMAT, Home, check_format, open_home
 from fleetmill.seams.processes import be_child_of
-from fleetmill.settings import Settings, read_settings
+from fleetmill.settings import ServeSettings, Settings, read_settings
 
 _log = logging.getLogger("fleetmill.up")
 _LOOK_SECONDS = 0.2
@@ -30,10 +34,11 @@ _TELL_SECONDS = 60.0  # how often a training says that it goes on
 _SIGN_SECONDS = 60.0  # how often it is looked whether the timestamp must be signed anew
 
 
-def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True) -> int:
+def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True, serving: bool | None = None) -> int:
     """Serve until stopped, or until the loop ends by itself; the exit code that the process should end with.
 
-    `ready` is told the address as soon as requests are answered.
+    `ready` is told the address as soon as requests are answered. `serving`: whether models are served behind the same
+    door; None: if the settings have a table [serve].
 
     Raises:
         NotFoundError: no home, or the settings name a line that is not installed.
@@ -47,9 +52,15 @@ def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True
             _log.warning("the home is of an older format and works as it is", extra={"format": found, "newest": FORMAT})
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
         children: list[subprocess.Popen[bytes]] = []
-        app = make_app(home, loop_alive=lambda: children[0].poll() is None if children else None)
-        config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
+        serves = settings.serve != ServeSettings() if serving is None else serving
+        models = Models(home, address) if serves else None
+        app = make_app(
+            home,
+            loop_alive=lambda: children[0].poll() is None if children else None,
+            more_metrics=models.metrics if models else None,
+        )
+        config = Config(app, http=Front, log_level="critical", access_log=False, timeout_graceful_shutdown=1)
+        server = Server(config, models.open if models else None)
         if turning:
             children.append(_start_loop(settings, server))
         try:
@@ -63,6 +74,28 @@ def up(settings: Settings, *, ready: Callable[[str], None], turning: bool = True
                 child.wait()
             _log.info("the factory is down")
         return ended or 0  # a factory that serves and never turns would lie
+
+
+class Models:
+    """The gateway of a home behind the door's address: opened by the server, in its own loop."""
+
+    def __init__(self, home: Home, address: str) -> None:
+        try:  # a factory that serves no models need not have it
+            from fleetmill.serving.gateway import gateway
+        except ModuleNotFoundError as error:
+            raise EngineMissingError("serving models", extra="serve") from error
+        self._make = partial(gateway, home, address=address)
+        self._opened: Any = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Any]:
+        """The gateway, until the server ends."""
+        async with self._make() as self._opened:
+            yield self._opened
+
+    def metrics(self) -> bytes:
+        """The gateway's counts, once it is open."""
+        return self._opened.metrics() if self._opened is not None else b""
 
 
 def turn_forever(home: Home) -> None:

@@ -60,20 +60,24 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
     loop: Annotated[bool, typer.Option(help="Turn by itself when enough recordings have arrived.")] = True,
+    serve: Annotated[
+        bool | None, typer.Option(help="Answer for models at the same address. [if the settings have [serve]]")
+    ] = None,
     log_level: LogLevelOption = None,
     log_file: LogFileOption = None,
 ) -> None:
     """Run the factory: HTTP for devices, and the loop that turns by itself. Its log is JSON lines on stderr."""
     from fleetmill import logs
-    from fleetmill.api.up import up as serve
+    from fleetmill.api.up import up as run
     from fleetmill.settings import read_settings
 
     settings = read_settings(home=home, host=host, port=port, log_level=log_level, log_file=log_file)
     logs.set_up(settings.log_level, settings.log_file)
-    code = serve(
+    code = run(
         settings,
         ready=lambda address: typer.echo(f"factory {address}"),
         turning=loop,
+        serving=serve,
     )
     raise typer.Exit(code)
 

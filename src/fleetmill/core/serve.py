@@ -86,6 +86,17 @@ class Served:
     template: str = ""  # digest of the chat template
     capabilities: frozenset[str] = frozenset({"chat", "completions"})
     context: int = 0  # tokens; 0: not known
+    goes_on: bool = True  # takes a begun answer as the beginning of its own (`continue_final_message`)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """How busy a server says that it is, whoever asked it."""
+
+    running: int  # answers that it makes
+    waiting: int = 0  # requests that wait in it
+    cache_ratio: float | None = None  # of its memory for keys and values, 0 to 1; None: it does not say
+    tokens: int | None = None  # written since it began; None: it does not say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

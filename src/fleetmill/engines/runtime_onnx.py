@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnxruntime
 
-from fleetmill.core.errors import EngineError, IntegrityError
+from fleetmill.core.errors import EngineError, IntegrityError, InvalidInputError
 from fleetmill.core.line import Frame
 from fleetmill.seams.runtime import LoadedModel, Tensor
 
@@ -17,8 +19,22 @@ _BAD_FILE = (
 )
 
 
+CPU = "CPUExecutionProvider"
+
+
 class OnnxRuntime:
-    """`seams.runtime.Runtime` over onnxruntime."""
+    """`seams.runtime.Runtime` over onnxruntime. `providers`: what runs a model, first come first.
+
+    Raises:
+        InvalidInputError: this build of onnxruntime lacks one.
+    """
+
+    def __init__(self, providers: Sequence[str] = (CPU,)) -> None:
+        there = onnxruntime.get_available_providers()
+        for provider in providers:
+            if provider not in there:
+                raise InvalidInputError(f"provider {provider!r}: onnxruntime here has only {', '.join(there)}")
+        self._providers = list(providers)
 
     def load(self, model: bytes) -> LoadedModel:
         """Load a model from its bytes.
@@ -31,7 +47,7 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(model, options, providers=self._providers)
         except _BAD_FILE as error:
             raise IntegrityError(f"model file of {len(model)} bytes does not load: {_first_line(error)}") from error
         return _OnnxModel(session)

@@ -25,6 +25,7 @@ WANTS = {
 }
 _CONVERSATIONS = 100_000
 _DEFAULT_TOKENS = 1024
+_MOST = ("max_completion_tokens", "max_tokens", "max_output_tokens")  # the last is that of `/v1/responses`
 
 
 @dataclass(slots=True)
@@ -72,7 +73,7 @@ def read_job(request: Request, tenant: Tenant, key: str, talks: Conversations) -
         raise ValueError("the body is no JSON") from None
     if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
         raise ValueError('the body must be a JSON object with "model"')
-    most = asked.get("max_completion_tokens", asked.get("max_tokens"))
+    most = next((asked[n] for n in _MOST if asked.get(n) is not None), None)
     if most is not None and (not isinstance(most, int) or most < 1):
         raise ValueError("max_tokens must be a whole number above 0")
     ask = Ask(

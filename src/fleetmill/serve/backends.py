@@ -6,21 +6,37 @@ from collections.abc import Mapping, Sequence
 
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.serve import Price, Served, Server, Tier
+from fleetmill.engines.serving import known
+from fleetmill.seams.engine import ServingEngine
 from fleetmill.settings import BackendSettings, ModelSettings
 
 _MILLION = 1_000_000
 
 
-def servers(backends: Sequence[BackendSettings]) -> list[Server]:
-    """The pool at the beginning.
+def checked(backends: Sequence[BackendSettings]) -> None:
+    """Refuse what cannot be a pool.
 
     Raises:
-        InvalidInputError: two of one name.
+        InvalidInputError: two of one name, or an engine that is not known.
     """
-    found = [_server(b) for b in backends]
-    for name in {s.name for s in found if [t.name for t in found].count(s.name) > 1}:
-        raise InvalidInputError(f"[[serve.backend]] {name}: stands twice. Rename one")
-    return found
+    names = [b.name for b in backends]
+    for backend in backends:
+        if names.count(backend.name) > 1:
+            raise InvalidInputError(f"[[serve.backend]] {backend.name}: stands twice. Rename one")
+        try:
+            known.find(backend.engine)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"[[serve.backend]] {backend.name}: {error}") from None
+
+
+def servers(backends: Sequence[BackendSettings]) -> list[Server]:
+    """The pool at the beginning: those whose models are named. What the others have they must say themselves.
+
+    Raises:
+        InvalidInputError: two of one name, or an engine that is not known.
+    """
+    checked(backends)
+    return [server(b) for b in backends if b.models]
 
 
 def secrets(backends: Sequence[BackendSettings], environment: Mapping[str, str]) -> dict[str, str]:
@@ -40,13 +56,15 @@ def secrets(backends: Sequence[BackendSettings], environment: Mapping[str, str])
     return found
 
 
-def _server(backend: BackendSettings) -> Server:
+def server(backend: BackendSettings, told: Mapping[str, Served] | None = None) -> Server:
+    """A server as the policy sees it; `told`: what it says that it serves, where the settings name no models."""
+    engine = known.find(backend.engine)
     return Server(
         name=backend.name,
         tier=Tier[backend.tier.upper()],
         engine=backend.engine,
         address=backend.address.rstrip("/"),
-        models={m.name: _served(m) for m in backend.models},
+        models={m.name: _served(m, engine) for m in backend.models} if told is None else told,
         supplier=backend.supplier,
         hardware=backend.hardware,
         capacity=backend.capacity,
@@ -56,12 +74,14 @@ def _server(backend: BackendSettings) -> Server:
     )
 
 
-def _served(model: ModelSettings) -> Served:
+def _served(model: ModelSettings, engine: ServingEngine) -> Served:
+    capabilities = frozenset(model.capabilities)
     return Served(
         model=model.digest or model.name,
         template=model.template,
         context=model.context,
-        capabilities=frozenset(model.capabilities),
+        capabilities=capabilities - {"continue"} or engine.capabilities,
+        goes_on=engine.goes_on or "continue" in capabilities,
     )
 
 

@@ -222,7 +222,7 @@ class Egress:
     """Connections to the servers of a pool."""
 
     def __init__(self) -> None:
-        self._idle: dict[str, deque[_Upstream]] = {}
+        self._idle: dict[str, deque[_Upstream]] = {}  # by address: a name may come back at another one
         self._tls: ssl.SSLContext | None = None
         self.refused = 0  # times that the rule stopped what the policy had let through: must stay 0
         self.opened: dict[str, int] = {}  # connections by server
@@ -278,7 +278,7 @@ class Egress:
 
     async def _connection(self, server: Server) -> tuple[_Upstream, bool]:
         """A connection, and whether it waited here."""
-        idle = self._idle.setdefault(server.name, deque())
+        idle = self._idle.setdefault(server.address, deque())
         while idle:
             upstream = idle.pop()
             if not upstream.is_lost and upstream.transport is not None and not upstream.transport.is_closing():

@@ -284,6 +284,15 @@ class Connection(asyncio.Protocol):
         return False
 
     @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins a request: all of the one before is read and answered."""
+        return self._task is None and not self._url
+
+    def step_aside(self) -> None:
+        """Somebody else has the connection now, see `api/front.py`: it is not closed for being idle here."""
+        self._stay()
+
+    @property
     def unread(self) -> int:
         """Bytes that are written and that the client has not taken."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0

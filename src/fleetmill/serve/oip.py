@@ -59,6 +59,13 @@ class Models(Protocol):
     def saw(self, loaded: Loaded, inputs: Frame, outputs: Frame) -> None: ...  # for a candidate in the shadow
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    body: bytes
+    head: int | None = None  # length of the JSON, where tensors follow it
+    spoke: tuple[Loaded, Frame, Frame] | None = None  # who answered what, with what
+
+
 class Wrong(Exception):  # noqa: N818 - an answer to a client
     """The client's request cannot be answered so."""
 
@@ -73,20 +80,23 @@ class Inference:
 
     models: Models
     executor: Executor | None = None  # where models run, beside the loop that moves bytes
-    answered: dict[str, int] = field(default_factory=dict)
+    answered: dict[tuple[str, str], int] = field(default_factory=dict)  # by line and version
+    inferring: int = 0
 
     async def handle(self, request: Request, reply: Reply) -> None:
         """Answer a request below `/v2`."""
         try:
-            status, body, head = await self._answer(request)
+            found = await self._answer(request)
         except Wrong as error:
             reply.whole(error.status, orjson.dumps({"error": str(error)}))
-        else:
-            more = b"inference-header-content-length: %d\r\n" % head if head is not None else b""
-            kind = b"application/octet-stream" if head is not None else b"application/json"
-            reply.whole(status, body, kind=kind, more=more)
+            return
+        more = b"inference-header-content-length: %d\r\n" % found.head if found.head is not None else b""
+        kind = b"application/octet-stream" if found.head is not None else b"application/json"
+        reply.whole(200, found.body, kind=kind, more=more)
+        if found.spoke is not None:
+            self.models.saw(*found.spoke)
 
-    async def _answer(self, request: Request) -> tuple[int, bytes, int | None]:
+    async def _answer(self, request: Request) -> _Answer:
         parts = request.path.partition("?")[0].strip("/").split("/")[1:]
         if request.method == "POST" and parts[:1] == ["models"] and parts[-1:] == ["infer"]:
             return await self._infer(parts, request)
@@ -126,21 +136,25 @@ class Inference:
             "outputs": _tensors(loaded.model.outputs),
         }
 
-    async def _infer(self, parts: Sequence[str], request: Request) -> tuple[int, bytes, int | None]:
+    async def _infer(self, parts: Sequence[str], request: Request) -> _Answer:
         loaded = self._model(parts)
         asked, binary = _read(request)
         inputs = _inputs(loaded, asked, binary)
         wanted = _wanted(loaded, asked)
+        self.inferring += 1
         try:
             outputs = await asyncio.get_running_loop().run_in_executor(self.executor, loaded.model.ask, inputs)
         except EngineError as error:
             raise Wrong(400, f"model {loaded.name} cannot answer these inputs: {error}") from None
-        self.models.saw(loaded, inputs, outputs)
-        self.answered[loaded.name] = self.answered.get(loaded.name, 0) + 1
+        finally:
+            self.inferring -= 1
+        spoke = (loaded.name, loaded.version)
+        self.answered[spoke] = self.answered.get(spoke, 0) + 1
         head: dict[str, Any] = {"model_name": loaded.name, "model_version": loaded.version}
         if isinstance(asked.get("id"), str):
             head["id"] = asked["id"]
-        return _written(head, {name: outputs[name] for name in wanted}, wanted)
+        body, length = _written(head, {name: outputs[name] for name in wanted}, wanted)
+        return _Answer(body, length, (loaded, inputs, outputs))
 
 
 def _read(request: Request) -> tuple[dict[str, Any], bytes]:
@@ -213,7 +227,7 @@ def _wanted(loaded: Loaded, asked: Mapping[str, Any]) -> dict[str, bool]:
 
 def _written(
     head: dict[str, Any], outputs: Mapping[str, Array], wanted: Mapping[str, bool]
-) -> tuple[int, bytes, int | None]:
+) -> tuple[bytes, int | None]:
     told: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for name, value in outputs.items():
@@ -226,12 +240,12 @@ def _written(
             entry["data"] = value.reshape(-1).tolist()
         told.append(entry)
     body = orjson.dumps({**head, "outputs": told})
-    return 200, body + b"".join(tail), len(body) if tail else None
+    return body + b"".join(tail), len(body) if tail else None
 
 
 def _tensors(tensors: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"name": n, "datatype": _NAMES.get(t.dtype, "BYTES"), "shape": [-1, *t.shape]} for n, t in tensors.items()]
 
 
-def _json(value: object) -> tuple[int, bytes, None]:
-    return 200, orjson.dumps(value), None
+def _json(value: object) -> _Answer:
+    return _Answer(orjson.dumps(value))

@@ -104,9 +104,11 @@ def is_able(ask: Ask, server: Server) -> bool:
 
 
 def same_answer(one: Server, other: Server, model: str) -> bool:
-    """Whether `other` can go on with what `one` began: the same model under the same template."""
+    """Whether `other` can go on with what `one` began: the same model under the same template, and it takes that."""
     mine, its = one.models.get(model), other.models.get(model)
-    return mine is not None and its is not None and (mine.model, mine.template) == (its.model, its.template)
+    if mine is None or its is None or not its.goes_on:
+        return False
+    return (mine.model, mine.template) == (its.model, its.template)
 
 
 def _not_allowed(ask: Ask, having: Sequence[Server]) -> Refusal:

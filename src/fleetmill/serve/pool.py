@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fleetmill.core.errors import ConflictError, NotFoundError
-from fleetmill.core.serve import Server, Standing
+from fleetmill.core.serve import Load, Server, Standing
 
 _FAILURES = 3
 _EJECTED_SECONDS = (1.0, 60.0)
@@ -31,6 +31,8 @@ class _State:
     ejections: int = 0  # in a row
     until: float = 0.0  # left alone until then
     is_draining: bool = False
+    is_down: bool = False  # it says so itself, or says nothing
+    others: int = 0  # requests that it has beside those of this process, as it said
     answered: int = 0
     failed: int = 0
 
@@ -117,6 +119,17 @@ class Pool:
                 state.ejections += 1
         self._gone(name)
 
+    def told(self, name: str, *, is_up: bool, load: Load | None = None, own: int = 0) -> None:
+        """What it says of itself. `own`: requests of this process that it may have counted, see `in_flight`."""
+        state = self._states.get(name)
+        if state is not None:
+            state.is_down = not is_up
+            state.others = 0 if load is None else max(0, load.running + load.waiting - max(own, state.in_flight))
+
+    def in_flight(self, name: str) -> int:
+        """Requests of this process that it has now."""
+        return self._states[name].in_flight if name in self._states else 0
+
     def tallies(self) -> dict[str, dict[str, int]]:
         """Answers and failures by server, for the metrics."""
         return {
@@ -142,10 +155,10 @@ class Pool:
 def _standing(state: _State, now: float) -> Standing:
     trying = state.failures >= _FAILURES and state.ejections > 0 and state.in_flight > 0  # one request tries it
     return Standing(
-        in_flight=state.in_flight,
+        in_flight=state.in_flight + state.others,
         first_token_seconds=_predicted(state),
         token_seconds=state.token_seconds,
-        is_ejected=state.until > now or trying,
+        is_ejected=state.until > now or trying or state.is_down,
         is_draining=state.is_draining,
     )
 

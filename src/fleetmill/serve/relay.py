@@ -62,7 +62,7 @@ class Relay:
     ) -> None:
         self.pool, self.egress = pool, egress or Egress()
         self._keys, self._purse, self._witness = keys, purse, witness
-        self._secrets = secrets or {}  # server name -> what it wants as Authorization
+        self._secrets = {} if secrets is None else secrets  # may grow; server name -> what it wants as Authorization
         self._clock, self._stall = clock, stall_seconds
         self._retries = _RETRY_MOST
         self._talks = Conversations()
