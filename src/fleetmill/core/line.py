@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+from fleetmill.core.talk import Talk
+
 Array = NDArray[Any]  # the one Any of core: NDArray[np.generic] forbids arithmetic under mypy strict
 Frame = Mapping[str, Array]  # one instant: feature name -> array WITHOUT time axis
 Tally = Mapping[str, Array]  # sufficient statistics of ONE trial; any shape, never a mean
@@ -309,3 +311,6 @@ class Line:
     recipe: Recipe | None = None
     benches: tuple[str, ...] = ()  # outside benches that must each agree before an accepted model goes out
     forecast: Forecast | None = None  # what the factory tells of each device's next time with the champion
+    talk: Talk | None = None  # how people speak with the model, on a device too
+    # why `cut` leaves out what it leaves out: [start, end) in ns and a word for the books; elsewhere ``not_cut``
+    left_out: Callable[[Stretch], Iterator[tuple[int, int, str]]] = lambda stretch: iter(())

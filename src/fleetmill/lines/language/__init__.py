@@ -27,10 +27,11 @@ from fleetmill.core.line import (
     Tracker,
     TrainJob,
 )
-from fleetmill.lines.language.conversations import PERIOD_NS, PIECE, PLAIN, cut
+from fleetmill.lines.language.conversations import PERIOD_NS, PIECE, PLAIN, cut, left_out
 from fleetmill.lines.language.importing import chats, texts
 from fleetmill.lines.language.judging import baseline, metrics, score
 from fleetmill.lines.language.sample import shops
+from fleetmill.lines.language.talking import talk
 from fleetmill.lines.language.words import VOCABULARY
 
 _SPEC = ModelSpec(
@@ -84,9 +85,13 @@ line = Line(
         _feature("model.token", "extra", dtype="int64"),
         _feature("tier", "extra"),  # who answered: 0 the device, 1 own servers, 2 an attested partner, 3 a partner
         _feature("may_train", "extra"),  # 1 where a partner's terms let us learn from its answer
+        _feature("sure", "extra", dtype="float32"),  # how likely the device's own model found its own answer
     ),
     model=_SPEC,
     cut=cut,
+    left_out=left_out,
+    talk=talk,
+    version=2,
     train=train,
     judging=Judging(score=score, metrics=metrics, baseline=baseline),
     checks=(
