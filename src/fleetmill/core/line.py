@@ -253,6 +253,22 @@ class Round:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """How people ask a simulated fleet, and who answers what a device is not sure of: a larger model, trained first.
+
+    Recorded sessions are dealt to devices and report as elsewhere; of the rest `schools` teach the larger model, the
+    next `pilots` are answered by it and teach a first small one, and on the next `checks` the threshold is fixed.
+    """
+
+    asks: Callable[[Foreign, bool], Foreign]  # a recorded session -> what somebody asks of it; True: and what is right
+    schools: int
+    pilots: int
+    checks: int
+    teacher: Mapping[str, float | int | str | bool]  # settings that train the larger model
+    risk: float = 0.05  # of the answers that a device keeps at most so many may be wrong, with 95 % confidence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """How a simulated or replayed fleet lives on this line: what `fleetmill demo` does, and nothing else reads."""
 
@@ -269,6 +285,7 @@ class Recipe:
     draw: Callable[[Step], Array] | None = None  # uint8 (H, W, 3) of an instant, for eyes; None: what a camera sees
     # files by name as an importer of the line reads them, made up from a seed: what a fleet without world replays
     sample: Callable[[int], Mapping[str, bytes]] | None = None
+    asking: Asking | None = None  # people ask the fleet; None: nobody does
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -230,7 +230,7 @@ class Agent:
                 self.journal,
                 self.spool,
                 campaign,
-                policy=self.policy,
+                policy=self.policy if self.desk is None else None,  # the desk asks the model, nobody else needs to
                 model=self.running.model if self.running else "",
                 world=world,
             )
@@ -253,7 +253,7 @@ class Agent:
             self.journal,
             self.spool,
             campaign,
-            policy=self.policy,
+            policy=None,  # it was answered already
             model=self.running.model if self.running else "",
             world=lambda scenario, seed: spoken,
         )
@@ -311,7 +311,8 @@ def open_agent(
     """The agent of the device in `folder`; the only place that chooses a device's engines.
 
     `world`: the machine to live in, else the line's; without either the device takes releases and records nothing.
-    `desk`: where people ask; it is told what runs. `factory`: where the factory is now; "": where it was at enrolment. Its root of trust stays the one of then.
+    `desk`: where people ask; it is told what runs. `factory`: where the factory is now; "": where it was at enrolment.
+    Its root of trust stays the one of then.
 
     Raises:
         NotFoundError: not enrolled.

@@ -13,6 +13,7 @@ import numpy as np
 
 from fleetmill.core.errors import EngineMissingError
 from fleetmill.core.line import (
+    Asking,
     Check,
     Episode,
     Feature,
@@ -30,7 +31,8 @@ from fleetmill.core.line import (
 from fleetmill.lines.language.conversations import PERIOD_NS, PIECE, PLAIN, cut, left_out
 from fleetmill.lines.language.importing import chats, texts
 from fleetmill.lines.language.judging import baseline, metrics, score
-from fleetmill.lines.language.sample import shops
+from fleetmill.lines.language.questions import asks
+from fleetmill.lines.language.sample import bills
 from fleetmill.lines.language.talking import talk
 from fleetmill.lines.language.words import VOCABULARY
 
@@ -74,6 +76,13 @@ def _feature(name: str, kind: str, shape: tuple[int, ...] = (), dtype: str = "ui
 
 
 _a_week = Round(scenario="replay", sessions=6, seconds=600.0, budget_ratio=1.0)
+_people = Asking(
+    asks=asks,
+    schools=50,
+    pilots=12,
+    checks=8,
+    teacher={"size": "small", "steps": 700, "sums": 64},
+)
 
 line = Line(
     name="language",
@@ -107,9 +116,11 @@ line = Line(
         devices=3,
         first=_a_week,
         then=_a_week,
-        headline="bits_per_byte",
-        report_trials=3,
-        quick=(2, 2),
-        sample=shops,
+        headline="sums_wrong",
+        report_trials=10,
+        quick=(2, 3),
+        train={"size": "pocket", "steps": 400, "texts": 1, "sums": 48, "practice": 0.0},
+        sample=bills,
+        asking=_people,
     ),
 )

@@ -30,6 +30,7 @@ _ON_RATE = 1e-2  # of a training that goes on from a parent
 _MADE = 0.2  # share of the sums whose numbers are drawn anew
 SIZES: Mapping[str, Size] = {
     "tiny": Size(vocabulary=VOCABULARY, width=32, layers=2, heads=2, kv_heads=1, inner=64),  # for tests
+    "pocket": Size(vocabulary=VOCABULARY, width=64, layers=3, heads=2, kv_heads=1, inner=160),
     "small": Size(vocabulary=VOCABULARY, width=96, layers=3, heads=3, kv_heads=1, inner=256),
     "large": Size(vocabulary=VOCABULARY, width=192, layers=6, heads=6, kv_heads=2, inner=512),
 }
@@ -38,8 +39,8 @@ SIZES: Mapping[str, Size] = {
 def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, bytes]:
     """The model, and its files for every engine: see `files.made`.
 
-    Settings: ``steps``, ``rate``, ``size`` (small, large; tiny: for tests), ``practice`` (share of the sums whose
-    numbers are drawn anew), ``texts`` and ``sums`` (of a step: parts of 256 ids, sums).
+    Settings: ``steps``, ``rate``, ``size`` (pocket, small, large; tiny: for tests), ``practice`` (share of the sums
+    whose numbers are drawn anew), ``texts`` and ``sums`` (of a step: parts of 256 ids, sums).
 
     Raises:
         InvalidInputError: there is no text to learn from, or an unknown size.
