@@ -13,7 +13,7 @@ from dataclasses import dataclass
 CONFIDENCE = 0.95
 NEVER = 1.01  # no answer is so sure
 _STEPS = 60  # of a bisection: to the last bit that a float shows
-_FIRST, _EACH = 100, 10  # answers that the strictest threshold keeps, and how many more each next one
+_FIRST, _EACH = 200, 20  # answers that the strictest threshold keeps, and how many more each next one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
