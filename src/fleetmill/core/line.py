@@ -265,6 +265,7 @@ class Asking:
     pilots: int
     checks: int
     teacher: Mapping[str, float | int | str | bool]  # settings that train the larger model
+    learner: Mapping[str, float | int | str | bool]  # and the fleet's
     risk: float = 0.05  # of the answers that a device keeps at most so many may be wrong, with 95 % confidence
 
 

@@ -71,6 +71,11 @@ class Plan:
         return self.folder / "recordings" if self.line.world is None else None
 
     @property
+    def training(self) -> Mapping[str, object]:
+        """Settings that the fleet's models train with."""
+        return {**self.recipe.train, **(self.recipe.asking.learner if self.recipe.asking else {})}
+
+    @property
     def controls(self) -> Path:
         """Where the control's models lie."""
         return self.folder / "control"
@@ -187,7 +192,7 @@ def write_settings(plan: Plan, *, more: str = "") -> None:
         seed=plan.seed,
         line=plan.line.name,
         generations=plan.generations,
-        train=_table({**plan.recipe.train, "labels": plan.labels}),
+        train=_table({**plan.training, "labels": plan.labels}),
         first=_table(_round(plan, first=True)),
         then=_table(_round(plan, first=False)),
     )

@@ -76,7 +76,7 @@ def prepare(plan: Plan, dealt: Dealt) -> Prepared:
     files = _trained(plan, data["school"], {**plan.recipe.train, **asking.teacher}, folder)
     larger = policies(plan.line, OnnxRuntime(), files)
     answered = _written(plan.line, pilot, folder / "pilot")
-    first = _trained(plan, [_reworded(plan.line, e, larger) for e in answered], plan.recipe.train, folder)
+    first = _trained(plan, [_reworded(plan.line, e, larger) for e in answered], plan.training, folder)
     told = list(_tried(talk, policies(plan.line, OnnxRuntime(), first), data["check"]))
     found = threshold(told, risk=asking.risk)
     for name, content in files.items():

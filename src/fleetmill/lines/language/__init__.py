@@ -81,7 +81,8 @@ _people = Asking(
     schools=50,
     pilots=12,
     checks=8,
-    teacher={"size": "small", "steps": 700, "sums": 64},
+    teacher={"size": "small", "steps": 700, "texts": 1, "sums": 64, "practice": 0.0},
+    learner={"size": "pocket", "steps": 800, "on_steps": 300, "texts": 1, "sums": 48, "practice": 0.0},
 )
 
 line = Line(
@@ -119,7 +120,6 @@ line = Line(
         headline="sums_wrong",
         report_trials=10,
         quick=(2, 3),
-        train={"size": "pocket", "steps": 400, "texts": 1, "sums": 48, "practice": 0.0},
         sample=bills,
         asking=_people,
     ),

@@ -39,8 +39,9 @@ SIZES: Mapping[str, Size] = {
 def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, bytes]:
     """The model, and its files for every engine: see `files.made`.
 
-    Settings: ``steps``, ``rate``, ``size`` (pocket, small, large; tiny: for tests), ``practice`` (share of the sums
-    whose numbers are drawn anew), ``texts`` and ``sums`` (of a step: parts of 256 ids, sums).
+    Settings: ``steps``, ``on_steps`` (of a training that goes on from a parent; as many where nobody says), ``rate``,
+    ``size`` (pocket, small, large; tiny: for tests), ``practice`` (share of the sums whose numbers are drawn anew),
+    ``texts`` and ``sums`` (of a step: parts of 256 ids, sums).
 
     Raises:
         InvalidInputError: there is no text to learn from, or an unknown size.
@@ -51,6 +52,8 @@ def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, byte
     if name not in SIZES:
         raise InvalidInputError(f"language: size {name!r} is unknown; use one of {', '.join(SIZES)}")
     steps = int(job.settings.get("steps", _STEPS))
+    if job.parent and steps:
+        steps = int(job.settings.get("on_steps", steps))
     rate = float(job.settings.get("rate", _ON_RATE if job.parent else _RATE))
     with steady(job.seed):
         net = Llama(SIZES[name])
