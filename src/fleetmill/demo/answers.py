@@ -90,6 +90,8 @@ def metrics(blobs: Blobs, fact: Fact) -> dict[str, float]:
         kept, right = int(sums[f"{new}kept"]), int(sums[f"{new}kept_right"])
         low, high = risk.interval(right, kept) if kept else (0.0, 1.0)
         told |= {f"{new}kept_right_share_low": low, f"{new}kept_right_share_high": high}
+    for name in ("kept_right_share", "new_kept_right_share"):  # where nothing is kept, nothing is wrong
+        told[name] = told[name] if np.isfinite(told[name]) else 1.0
     told["new_share"] = sums["new_asked"] / sums["asked"] if sums["asked"] else 0.0
     return {name: value for name, value in {**told, **sums}.items() if np.isfinite(value)}
 

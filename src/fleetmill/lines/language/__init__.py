@@ -75,12 +75,13 @@ def _feature(name: str, kind: str, shape: tuple[int, ...] = (), dtype: str = "ui
     return Feature(name=name, kind=kind, dtype=dtype, shape=shape, unit="1", hold_ns=PERIOD_NS)  # type: ignore[arg-type]
 
 
-_a_week = Round(scenario="replay", sessions=6, seconds=600.0, budget_ratio=1.0)
+_first_days = Round(scenario="replay", sessions=13, seconds=600.0, budget_ratio=1.0)
+_a_week = Round(scenario="replay", sessions=5, seconds=600.0, budget_ratio=1.0)
 _people = Asking(
     asks=asks,
-    schools=50,
-    pilots=12,
-    checks=8,
+    schools=60,
+    pilots=24,
+    checks=16,
     teacher={"size": "small", "steps": 700, "texts": 1, "sums": 64, "practice": 0.0},
     learner={"size": "pocket", "steps": 800, "on_steps": 300, "texts": 1, "sums": 48, "practice": 0.0},
 )
@@ -115,7 +116,7 @@ line = Line(
     importers=(chats, texts),
     recipe=Recipe(
         devices=3,
-        first=_a_week,
+        first=_first_days,
         then=_a_week,
         headline="sums_wrong",
         report_trials=10,

@@ -14,7 +14,7 @@ from fleetmill.lines.language.importing import CHATS
 from fleetmill.lines.language.sums import worth
 
 _SHOPS, _SESSIONS = 3, 24
-_BILLS = 160  # sessions
+_BILLS = 200  # sessions
 _MOST, _TIMES = 60, 13  # numbers on a bill are below
 _NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gwen", "Hal")
 _THINGS = ("apples", "books", "cards", "eggs", "keys", "pens", "shells", "stamps")
