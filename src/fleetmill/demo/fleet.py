@@ -115,10 +115,10 @@ class Processes:
         with (self._folder / f"{name}.log").open("a") as log:
             child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
         self.servers[name] = child
-        line = child.stdout.readline() if child.stdout else ""
-        if "http" not in line:
+        said = (child.stdout.readline() if child.stdout else "").split()
+        if len(said) < 2:
             raise EngineError(f"{name} did not start: {(self._folder / f'{name}.log').read_text()[-500:]}")
-        return line.split()[1]
+        return said[1]
 
     def kill_factory(self) -> float:
         """SIGKILL; CPU seconds that it had used. When this returns its loop is gone too."""
