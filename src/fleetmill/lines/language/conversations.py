@@ -22,7 +22,7 @@ PERIOD_NS = 1_000_000_000
 PLAIN, SYSTEM_SAYS, USER_SAYS, ASSISTANT_SAYS = range(4)
 MARK_OF = {SYSTEM_SAYS: SYSTEM, USER_SAYS: USER, ASSISTANT_SAYS: ASSISTANT}
 ROLES: Mapping[Role, int] = {"system": SYSTEM_SAYS, "user": USER_SAYS, "assistant": ASSISTANT_SAYS}
-OWN, OWNERS, ATTESTED = 0, 1, 2  # tiers: the device, own servers; from an attested partner on a contract decides
+OWN, OWNERS, PARTNERS = 0, 1, (2, 3)  # tiers: the device, own servers, and those of whom a contract decides
 PARTNER_TERMS = "partner_terms"  # why a partner's answer is left out
 ROW = ("text", "role", "first")
 COLUMNS = (*ROW, "tier")
@@ -112,7 +112,7 @@ def _forbidden(rows: Mapping[int, dict[str, Array]]) -> Iterator[tuple[int, bool
 
 def is_forbidden(row: Mapping[str, Array]) -> bool:
     """Whether a row is a partner's and its terms do not let us learn from it."""
-    return bool(row.get("tier", np.zeros(())) >= ATTESTED) and not bool(row.get("may_train", np.zeros(())) == 1)
+    return int(row.get("tier", np.zeros(()))) in PARTNERS and not bool(row.get("may_train", np.zeros(())) == 1)
 
 
 def is_own(role: Array, first: Array, tier: Array) -> list[bool]:

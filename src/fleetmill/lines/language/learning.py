@@ -40,8 +40,8 @@ def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, byte
     """The model, and its files for every engine: see `files.made`.
 
     Settings: ``steps``, ``on_steps`` (of a training that goes on from a parent; as many where nobody says), ``rate``,
-    ``size`` (pocket, small, large; tiny: for tests), ``practice`` (share of the sums whose numbers are drawn anew),
-    ``texts`` and ``sums`` (of a step: parts of 256 ids, sums).
+    ``decay`` (of the weights), ``size`` (pocket, small, large; tiny: for tests), ``practice`` (share of the sums whose
+    numbers are drawn anew), ``texts`` and ``sums`` (of a step: parts of 256 ids, sums).
 
     Raises:
         InvalidInputError: there is no text to learn from, or an unknown size.
@@ -59,7 +59,8 @@ def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, byte
         net = Llama(SIZES[name])
         take_over(net, job.parent)
         if steps:
-            _teach(net, job, Plan(steps=steps, rate=rate, decay=_DECAY, clip=_CLIP, keep=_KEEP), tracker)
+            decay = float(job.settings.get("decay", _DECAY))
+            _teach(net, job, Plan(steps=steps, rate=rate, decay=decay, clip=_CLIP, keep=_KEEP), tracker)
         net.eval()
         return {**files.made(net, spec), "weights.safetensors": weights(net)}
 
