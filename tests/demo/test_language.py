@@ -87,10 +87,10 @@ def small(folder, *, data=None) -> Plan:
         LINE.recipe.asking,
         schools=4,
         pilots=2,
-        checks=4,
+        checks=8,
         risk=0.6,
-        teacher={**how, "steps": 150},
-        learner={**how, "steps": 90, "on_steps": 30},
+        teacher={**how, "steps": 100},
+        learner={**how, "steps": 70, "on_steps": 20},
     )
     week = replace(LINE.recipe.then, sessions=3)
     recipe = replace(LINE.recipe, first=week, then=week, report_trials=2, asking=asking, sample=_sums)
