@@ -29,6 +29,7 @@ PROOFS: Mapping[str, Callable[[Path, Path], Sequence[Row]]] = {
     "arm": fleets.arm,
     "driving": fleets.driving,
     "forecasts": benches.foretold,
+    "language": fleets.language,
     "machine": benches.machine,
     "rccar": benches.rccar,
     "replayed": fleets.replayed,

@@ -86,6 +86,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "device/",
         "score.py",
         "scaffold/found.py",
+        "demo/answers.py",
         "demo/film.py",
         "demo/forgery.py",
         "demo/stock.py",

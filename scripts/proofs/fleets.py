@@ -98,6 +98,46 @@ def arm(out: Path, _: Path) -> Sequence[Row]:
     ]
 
 
+def language(out: Path, _: Path) -> Sequence[Row]:
+    """People ask a fleet; what a device is not sure of is handed on, and learned from."""
+    reports = [_demo(out, "language", seed) for seed in SEEDS]
+    told = [
+        [r["answers"][f"generation {g['generation']}"] for g in r["generations"]] + [r["answers"]["control"]]
+        for r in reports
+    ]
+
+    def each(at: int, name: str) -> str:
+        return ", ".join(
+            f"{100 * t[at][name]:.1f} [{100 * t[at][name + '_low']:.1f}, {100 * t[at][name + '_high']:.1f}]"
+            for t in told
+        )
+
+    def pooled(at: int) -> float:
+        return sum(t[at]["kept_right"] for t in told) / max(sum(t[at]["kept"] for t in told), 1)
+
+    falls = all(t[-2]["handed_on_share_high"] < t[0]["handed_on_share_low"] for t in told)
+    cpu = ", ".join(f"{r['cpu_seconds']:.0f}" for r in reports)
+    return [
+        Row(
+            promise="language: the share of questions handed on falls from the first generation to the last, intervals "
+            "disjoint, at equal or better accuracy of the answers that are kept",
+            measured=f"% handed on: {each(-2, 'handed_on_share')} after {each(0, 'handed_on_share')}; control "
+            f"{each(-1, 'handed_on_share')}. % right of those kept: {each(-2, 'kept_right_share')} after "
+            f"{each(0, 'kept_right_share')}; pooled {100 * pooled(-2):.1f} after {100 * pooled(0):.1f}",
+            met=falls and pooled(-2) >= pooled(0),
+            command="fleetmill demo --line language --seed 0 | 1 | 2",
+        ),
+        Row(
+            promise="language: at most 500 CPU-seconds a run",
+            measured=f"{cpu} CPU-s",
+            met=max(r["cpu_seconds"] for r in reports) <= 500,
+            command="the same",
+        ),
+        *_all_demos(reports),
+        *_asked(out, "language"),
+    ]
+
+
 def same_twice(out: Path, _: Path) -> Sequence[Row]:
     """The same demo twice, by real processes."""
     found = []

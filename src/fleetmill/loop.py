@@ -227,7 +227,7 @@ def ship(
         if campaign is not None:
             release.ask(home.ledger, home.blobs, home.repository, line, campaign, now_ns=home.clock())
         return None
-    data = refine.open_data(home.ledger, home.blobs, verdict.dataset)
+    data, settings = refine.open_data(home.ledger, home.blobs, verdict.dataset), home.settings.line(line.name)
     return release.publish(
         home.ledger,
         home.blobs,
@@ -238,9 +238,11 @@ def ship(
         verdict=verdict,
         verdict_key=judge.key(line, number, candidate),
         examples=judge.examples(line, data, GOLDEN_FRAMES),
-        hardware=home.settings.line(line.name).hardware,
+        hardware=settings.hardware,
         campaign=campaign,
         now_ns=home.clock(),
+        talk=settings.limits(line.talk),
+        memory_bytes=settings.memory_mb * 1024**2,
     )
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from fleetmill.core.errors import InvalidInputError, NotFoundError
 from fleetmill.core.plain import build
+from fleetmill.core.talk import Limits, Talk
 from fleetmill.logs import LEVELS
 
 FILE = "fleetmill.toml"
@@ -37,6 +38,14 @@ class TurnWhen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TalkSettings:
+    """What a device may spend on an answer, on a line whose model is spoken with. Signed with each release."""
+
+    sure: float | None = None  # below it the device hands on where it may; none: as the line says
+    tokens: int | None = None  # of an answer at most; none: as the line says
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LineSettings:
     """How the factory runs one line."""
 
@@ -48,6 +57,15 @@ class LineSettings:
     first_campaign: CampaignSettings | None = None  # of turn 0, before there is a model
     hardware: tuple[str, ...] = ("cpu",)  # kinds that the line's releases are for
     train: Mapping[str, Any] = field(default_factory=dict)  # over the settings that the line's recipe trains with
+    talk: TalkSettings = field(default_factory=TalkSettings)  # with the model, on devices
+    memory_mb: int = 512  # that a model may add to a device's process, signed with each release
+
+    def limits(self, talk: Talk | None) -> Limits | None:
+        """What is signed for a model that is spoken with; None where nobody speaks with it."""
+        if talk is None:
+            return None
+        given = {name: v for name in ("sure", "tokens") if (v := getattr(self.talk, name)) is not None}
+        return replace(talk.limits, **given)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,6 +286,12 @@ def _check_line(name: str, line: LineSettings) -> None:
                 f"[lines.{name}.{what}] sessions = {asked.sessions}, seconds = {asked.seconds}, budget_ratio = "
                 f"{asked.budget_ratio}: must be at least 1, above 0, and above 0 up to 1"
             )
+    talk = line.talk
+    if not 0 <= (0 if talk.sure is None else talk.sure) <= 1.01 or (talk.tokens or 1) < 1 or line.memory_mb < 1:
+        raise InvalidInputError(
+            f"[lines.{name}] memory_mb = {line.memory_mb}, talk.sure = {talk.sure}, talk.tokens = {talk.tokens}: "
+            "must be at least 1, 0 to 1 (1.01: never sure), and at least 1"
+        )
     for what, number in (("sessions", line.turn_when.sessions), ("hours", line.turn_when.hours)):
         if not number >= 0:
             raise InvalidInputError(f"[lines.{name}] turn_when.{what} = {number}: must be 0 or more")
@@ -324,6 +348,7 @@ def _check_names(table: Any, cls: type, where: str) -> None:
         for name in ("campaign", "first_campaign"):
             _check_names(table.get(name, {}), CampaignSettings, f"{where}: {name}")
         _check_names(table.get("turn_when", {}), TurnWhen, f"{where}: turn_when")
+        _check_names(table.get("talk", {}), TalkSettings, f"{where}: talk")
 
 
 def _value(text: str, kind: Any, name: str) -> Any:

@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+from fleetmill.core.talk import Talk
+
 Array = NDArray[Any]  # the one Any of core: NDArray[np.generic] forbids arithmetic under mypy strict
 Frame = Mapping[str, Array]  # one instant: feature name -> array WITHOUT time axis
 Tally = Mapping[str, Array]  # sufficient statistics of ONE trial; any shape, never a mean
@@ -251,6 +253,23 @@ class Round:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """How people ask a simulated fleet, and who answers what a device is not sure of: a larger model, trained first.
+
+    Recorded sessions are dealt to devices and report as elsewhere; of the rest `schools` teach the larger model, the
+    next `pilots` are answered by it and teach a first small one, and on the next `checks` the threshold is fixed.
+    """
+
+    asks: Callable[[Foreign, bool], Foreign]  # a recorded session -> what somebody asks of it; True: and what is right
+    schools: int
+    pilots: int
+    checks: int
+    teacher: Mapping[str, float | int | str | bool]  # settings that train the larger model
+    learner: Mapping[str, float | int | str | bool]  # and the fleet's
+    risk: float = 0.05  # of the answers that a device keeps at most so many may be wrong, with 95 % confidence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """How a simulated or replayed fleet lives on this line: what `fleetmill demo` does, and nothing else reads."""
 
@@ -267,6 +286,7 @@ class Recipe:
     draw: Callable[[Step], Array] | None = None  # uint8 (H, W, 3) of an instant, for eyes; None: what a camera sees
     # files by name as an importer of the line reads them, made up from a seed: what a fleet without world replays
     sample: Callable[[int], Mapping[str, bytes]] | None = None
+    asking: Asking | None = None  # people ask the fleet; None: nobody does
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -309,3 +329,6 @@ class Line:
     recipe: Recipe | None = None
     benches: tuple[str, ...] = ()  # outside benches that must each agree before an accepted model goes out
     forecast: Forecast | None = None  # what the factory tells of each device's next time with the champion
+    talk: Talk | None = None  # how people speak with the model, on a device too
+    # why `cut` leaves out what it leaves out: [start, end) in ns and a word for the books; elsewhere ``not_cut``
+    left_out: Callable[[Stretch], Iterator[tuple[int, int, str]]] = lambda stretch: iter(())

@@ -22,7 +22,7 @@ from fleetmill.settings import read_settings
 from fleetmill.train import command, trainer
 
 
-class _Quiet:
+class Quiet:
     """A tracker that reports to nobody and keeps nothing: a control that is killed is trained again."""
 
     def step(self, step: int, of: int, metrics: Metrics) -> None:
@@ -64,7 +64,7 @@ def train(home: Path, line_name: str, folder: Path, generations: int) -> None:
         write_whole(folder / "control-0.onnx", files["model.onnx"])
         for generation in range(1, generations):
             job = TrainJob(data=data, parent=files, seed=run.record["seed"], settings=run.record["settings"])
-            files = dict(trainer.fit(line, job, _Quiet(), tables=lambda: tables, folder=folder / f"run-{generation}"))
+            files = dict(trainer.fit(line, job, Quiet(), tables=lambda: tables, folder=folder / f"run-{generation}"))
             write_whole(folder / f"control-{generation}.onnx", files["model.onnx"])
 
 

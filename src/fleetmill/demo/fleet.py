@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,11 @@ class Plan:
         return self.folder / "recordings" if self.line.world is None else None
 
     @property
+    def training(self) -> Mapping[str, object]:
+        """Settings that the fleet's models train with."""
+        return {**self.recipe.train, **(self.recipe.asking.learner if self.recipe.asking else {})}
+
+    @property
     def controls(self) -> Path:
         """Where the control's models lie."""
         return self.folder / "control"
@@ -83,7 +88,9 @@ class Processes:
         self._folder = folder
         self.factory: subprocess.Popen[str] | None = None
         self.devices: dict[str, subprocess.Popen[bytes]] = {}
+        self.servers: dict[str, subprocess.Popen[str]] = {}  # where people ask: the larger model's engine, the gateway
         self.address = ""
+        self.gateway, self.key = "", ""
 
     def start_factory(self, plan: Plan, *, port: int = 0) -> None:
         """Start `fleetmill up` and wait for its address.
@@ -98,6 +105,20 @@ class Processes:
         if not line.startswith("factory "):
             raise EngineError(f"the factory did not start: {(self._folder / 'factory.log').read_text()[-500:]}")
         self.address = line.split()[1]
+
+    def start_server(self, name: str, words: Sequence[str]) -> str:
+        """Start a server that says its address in the first line, as ``name address``; the address.
+
+        Raises:
+            EngineError: it ended instead; its last words are in the message.
+        """
+        with (self._folder / f"{name}.log").open("a") as log:
+            child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
+        self.servers[name] = child
+        said = (child.stdout.readline() if child.stdout else "").split()
+        if len(said) < 2:
+            raise EngineError(f"{name} did not start: {(self._folder / f'{name}.log').read_text()[-500:]}")
+        return said[1]
 
     def kill_factory(self) -> float:
         """SIGKILL; CPU seconds that it had used. When this returns its loop is gone too."""
@@ -126,26 +147,33 @@ class Processes:
             *("device", "run", "--factory", factory or self.address, "--line", plan.line.name),
             *("--device-home", str(folder), "--token", token, "--simulator-log", str(folder / "simulator.log")),
             *(("--replay", str(plan.recordings / name)) if plan.recordings else ()),
+            *(("--gateway", self.gateway) if self.gateway else ()),
         ]
         with (folder / "agent.log").open("ab") as log:
-            self.devices[name] = subprocess.Popen(words, stdout=log, stderr=log, env=_environment())
+            environment = {**_environment(), **({"FLEETMILL_KEY": self.key} if self.key else {})}
+            self.devices[name] = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
 
     def ended(self) -> list[str]:
         """Children that ended by themselves, which none should."""
         found = [f"device {n} (exit {p.returncode})" for n, p in self.devices.items() if p.poll() is not None]
         if self.factory is not None and self.factory.poll() is not None:
             found.append(f"the factory (exit {self.factory.returncode})")
+        found += [f"the {n} (exit {p.returncode})" for n, p in self.servers.items() if p.poll() is not None]
         return found
 
     def stop(self) -> None:
         """End all children and wait for them."""
-        running: list[subprocess.Popen[Any]] = [*self.devices.values(), *([self.factory] if self.factory else [])]
+        running: list[subprocess.Popen[Any]] = [
+            *self.devices.values(),
+            *([self.factory] if self.factory else []),
+            *reversed(self.servers.values()),
+        ]
         for process in running:
             process.terminate()
         for process in running:
             process.wait()
-        if self.factory is not None and self.factory.stdout is not None:
-            self.factory.stdout.close()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 @contextmanager
@@ -158,18 +186,18 @@ def open_processes(folder: Path) -> Iterator[Processes]:
         children.stop()
 
 
-def write_settings(plan: Plan) -> None:
-    """The home's fleetmill.toml for this demo."""
+def write_settings(plan: Plan, *, more: str = "") -> None:
+    """The home's fleetmill.toml for this demo; `more` stands at its end."""
     text = _TOML.format(
         seed=plan.seed,
         line=plan.line.name,
         generations=plan.generations,
-        train=_table({**plan.recipe.train, "labels": plan.labels}),
+        train=_table({**plan.training, "labels": plan.labels}),
         first=_table(_round(plan, first=True)),
         then=_table(_round(plan, first=False)),
     )
     plan.home.mkdir(parents=True, exist_ok=True)
-    (plan.home / "fleetmill.toml").write_text(text)
+    (plan.home / "fleetmill.toml").write_text(text + more)
 
 
 def invite(plan: Plan, home: Home) -> dict[str, str]:

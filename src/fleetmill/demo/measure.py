@@ -51,7 +51,7 @@ def measure(plan: Plan, home: Home) -> list[Fact]:
     if plan.recordings is not None and fit is not None:
         last = turns(home, plan.line)[-1]
         baseline = fit(refine.open_data(home.ledger, home.blobs, last["dataset"]))
-        drafts.append(_draft(plan, BASELINE, "", _keep(home, _replay(plan.line, baseline, sessions)), last["turn"]))
+        drafts.append(_draft(plan, BASELINE, "", keep(home, _replay(plan.line, baseline, sessions)), last["turn"]))
     return home.ledger.append([replace(d, record={**d.record, "worlds": _number(plan, sessions)}) for d in drafts])
 
 
@@ -136,12 +136,12 @@ def _number(plan: Plan, sessions: Sequence[object]) -> int:
 def _ask(plan: Plan, home: Home, sessions: Sequence[Sequence[Episode]], model: bytes) -> str:
     """Digest of a model's tallies."""
     if plan.recordings is not None:
-        return _keep(home, _replay(plan.line, policies(plan.line, home.runtime, {"model.onnx": model}), sessions))
+        return keep(home, _replay(plan.line, policies(plan.line, home.runtime, {"model.onnx": model}), sessions))
     seeds = range(REPORT_SEEDS, REPORT_SEEDS + plan.recipe.report_trials)
     lived = trials.live_side(
         plan.line, home.executor, home.runtime, model=model, seeds=seeds, seconds=plan.recipe.report_seconds
     )
-    return _keep(home, lived)
+    return keep(home, lived)
 
 
 def _replay(line: Line, policy: Policy, sessions: Sequence[Sequence[Episode]]) -> Side:
@@ -155,7 +155,8 @@ def _replay(line: Line, policy: Policy, sessions: Sequence[Sequence[Episode]]) -
     return found
 
 
-def _keep(home: Home, side: Side) -> str:
+def keep(home: Home, side: Side) -> str:
+    """Keep tallies; their digest."""
     return home.blobs.put(trials.digest(side)[1])
 
 

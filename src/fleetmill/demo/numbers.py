@@ -17,7 +17,7 @@ from fleetmill import lines
 from fleetmill.core import canonical
 from fleetmill.core.errors import FleetmillError, InvalidInputError, NotFoundError
 from fleetmill.core.line import Line
-from fleetmill.demo import measure, timing
+from fleetmill.demo import answers, measure, timing
 from fleetmill.home import Home
 from fleetmill.seams.books import Balance
 from fleetmill.seams.ledger import Fact
@@ -160,6 +160,12 @@ def _metric(source: Source, fact: Fact, args: Args) -> Value:
     return source.metrics(fact).get(args["name"], 0.0)
 
 
+def _audit(source: Source, fact: Fact, args: Args) -> Value:
+    """A share of an `audited` fact, or an end of its interval, from the tallies that it names."""
+    made = source.once(f"audit/{fact.digest}", lambda: answers.metrics(source.home.blobs, fact))
+    return _scaled(made.get(args["name"], 0.0), args)
+
+
 def _ratio(source: Source, fact: Fact, args: Args) -> Value:
     """The fleet's headline over another's, the bootstrap done again; `other`: key of that measurement."""
     other = source.one("measured", args["other"])
@@ -215,6 +221,7 @@ RULES: dict[str, Callable[[Source, Fact, Args], Value | str]] = {
     "length": _length,
     "metric": _metric,
     "ratio": _ratio,
+    "audit": _audit,
     "generation": _generation,
     "stage": _stage,
     "loop_seconds": _loop_seconds,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fleetmill.core.line import Line
-from fleetmill.demo import measure, report, timing
+from fleetmill.demo import answers_page, measure, report, timing
 from fleetmill.demo.life import Life
 from fleetmill.demo.numbers import Source
 from fleetmill.seams.ledger import Fact
@@ -24,6 +24,7 @@ def page(source: Source, line: Line, *, film: tuple[bytes, bytes], life: Life | 
     sections: list[Section] = [
         _curve(source, line),
         _generations(source, line),
+        *answers_page.sections(source, line),
         *_replayed(source, line),
         *_accidents(source, line),
         *_film(source, line, film),

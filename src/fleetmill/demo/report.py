@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fleetmill.core.line import Line
-from fleetmill.demo import measure, timing
+from fleetmill.demo import answers_page, measure, timing
 from fleetmill.demo.fleet import Plan
 from fleetmill.demo.numbers import Source, new_manifests
 from fleetmill.home import Home
@@ -29,6 +29,12 @@ _REPLAYED = (
     "What really came is known when a session ends, and labels come with it; elsewhere they may come later.",
     "Intervals are over the report's sessions for this one training seed; other seeds differ by more.",
 )
+_ASKED = (
+    "The larger model learned from sums with true results, the fleet's from its answers alone: what is shown is that "
+    "what it knows comes down to the devices, not that anybody knows more in the end.",
+    "People ask what the made-up or recorded texts hold, and agree to be recorded; none reacts to an answer.",
+    "The threshold's risk was promised for the model that it was fixed on.",
+)
 _ALWAYS = (
     "Improvement from one generation to the next is not promised; a candidate that is not better is held.",
     "After a killed device the digests of later generations differ from those of a run without accidents (--calm).",
@@ -39,7 +45,8 @@ def shows_not(demo: Mapping[str, Any]) -> tuple[str, ...]:
     """What a demo does not show, by its fact's record."""
     replayed = demo.get("replayed", {})  # facts of earlier versions know no replay
     made_up = (_MADE_UP,) if replayed.get("made_up") else ()
-    return (*made_up, *(_REPLAYED if replayed else _SIMULATED), *_ALWAYS)
+    asked = _ASKED if demo.get("asked") else ()
+    return (*made_up, *(_REPLAYED if replayed else _SIMULATED), *asked, *_ALWAYS)
 
 
 def close(
@@ -65,6 +72,7 @@ def close(
         "cpu_seconds": round(cpu_seconds, 3),
         "wall_seconds": round(wall_seconds, 3),
         "replayed": dict(replayed),
+        **({"asked": True} if plan.recipe.asking else {}),
         "audit": dict(audit),
     }
     return home.ledger.append([Draft(kind="demo", key=plan.line.name, record=record)])[0]
@@ -105,6 +113,7 @@ def make(source: Source, line: Line) -> dict[str, Any]:
         "loop_seconds": timing.total(facts, line.name),
         "facts": len(facts),
         "replayed": demo.get("replayed", {}),
+        **({"answers": told} if (told := answers_page.told(source, line)) else {}),
         "shows_not": list(shows_not(demo)),
         "tallies": {
             "field": [trials.plain_side(sides[m.digest]) for m in field],

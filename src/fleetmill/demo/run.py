@@ -16,10 +16,12 @@ from typing import Any
 from fleetmill import lines
 from fleetmill.core.errors import EngineError, FleetmillError, InvalidInputError
 from fleetmill.core.line import Line, Recipe
-from fleetmill.demo import control, film, life, measure, pages, picture, report, stock
+from fleetmill.demo import answers, control, film, life, measure, pages, picture, premises, report, stock
 from fleetmill.demo.fleet import Plan, Processes, invite, open_processes, write_settings
 from fleetmill.demo.mishaps import Mishaps, open_mishaps
 from fleetmill.demo.numbers import Source, open_source
+from fleetmill.demo.premises import Prepared
+from fleetmill.demo.stock import Dealt
 from fleetmill.home import Home, init_home, open_home
 from fleetmill.release import publish as release
 from fleetmill.seams.files import write_whole
@@ -115,16 +117,22 @@ def demo(plan: Plan, *, say: Say) -> dict[str, Any]:
     """
     began = time.monotonic()
     plan.folder.mkdir(parents=True, exist_ok=True)
-    told = stock_up(plan, say)
-    write_settings(plan)
-    settings = read_settings(home=plan.home)
-    init_home(settings, now_ns=time.time_ns(), root_key=_root_key(plan, say))
-    with open_home(settings, own=False, workers=settings.workers) as home:
-        tokens = invite(plan, home)
-        with open_processes(plan.folder) as processes:
+    told, dealt = stock_up(plan, say)
+    with open_processes(plan.folder) as processes:
+        prepared = _before(plan, processes, dealt, say)
+        settings = read_settings(home=plan.home)
+        init_home(settings, now_ns=time.time_ns(), root_key=_root_key(plan, say))
+        with open_home(settings, own=False, workers=settings.workers) as home:
+            tokens = invite(plan, home)
+            if prepared is not None:
+                premises.enter(home, prepared)
+                premises.start_gateway(plan, processes)
             lost = _turn_all(plan, home, processes, tokens, say)
+    with open_home(settings, own=False, workers=settings.workers) as home:
         say("asking each generation's model and the control what the report asks")
         measure.measure(plan, home)
+        if prepared is not None:
+            answers.audit(plan, home, prepared)
         audit = _audit(plan)
         report.close(
             plan, home, replayed=told, audit=audit, cpu_seconds=_cpu() + lost, wall_seconds=time.monotonic() - began
@@ -135,14 +143,31 @@ def demo(plan: Plan, *, say: Say) -> dict[str, Any]:
     return found
 
 
-def stock_up(plan: Plan, say: Say) -> dict[str, Any]:
-    """Deal what the fleet replays; nothing where it lives in a world.
+def _before(plan: Plan, processes: Processes, dealt: Dealt | None, say: Say) -> Prepared | None:
+    """The home's settings; where people ask, the larger model first, and the threshold. Its engine runs then."""
+    if plan.recipe.asking is None or dealt is None:
+        write_settings(plan)
+        return None
+    say("training the larger model, and fixing from when on a device's model is sure")
+    prepared = premises.prepare(plan, dealt)
+    fixed = prepared.fixed
+    say(
+        f"sure from {prepared.limits.sure:.4f} on: {fixed['kept']} of {fixed['asked']} answers kept, {fixed['wrong']} "
+        f"of them wrong; with 95 % confidence at most {100 * fixed['bound']:.1f} %"
+    )
+    address = premises.start_engine(plan, processes, prepared)
+    write_settings(plan, more=premises.settings(plan, prepared, address))
+    return prepared
+
+
+def stock_up(plan: Plan, say: Say) -> tuple[dict[str, Any], Dealt | None]:
+    """Deal what the fleet replays, what it was and who got it; nothing where it lives in a world.
 
     Raises:
         InvalidInputError: too little was recorded for what is asked.
     """
     if plan.recordings is None:
-        return {}
+        return {}, None
     path = plan.data or plan.folder / "sample"
     if plan.data is None and plan.recipe.sample is not None:
         for name, data in plan.recipe.sample(plan.seed).items():
@@ -157,6 +182,7 @@ def stock_up(plan: Plan, say: Say) -> dict[str, Any]:
         report=plan.recipe.report_trials,
         seed=plan.seed,
     )
+    dealt = stock.asked(plan.line, dealt)
     stock.write(plan.line, dealt, plan.recordings)
     told = {**dealt.told(), "made_up": plan.data is None, "held_out": plan.line.split}
     say(
@@ -164,7 +190,7 @@ def stock_up(plan: Plan, say: Say) -> dict[str, Any]:
         f"{plan.devices} devices, {told['report_sessions']} for the report, {told['spare_sessions']} not needed, "
         f"{told['short_sessions']} too short"
     )
-    return told
+    return told, dealt
 
 
 def write(plan: Plan, home: Home) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fleetmill.core.errors import InvalidInputError
-from fleetmill.core.line import Foreign, Line, Message
+from fleetmill.core.line import Asking, Foreign, Line, Message
 from fleetmill.core.recording import RecordingInfo
 from fleetmill.receive.imports import read_sessions
 from fleetmill.seams.files import write_whole
@@ -38,12 +38,13 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dealt:
-    """Who replays what. `short` and `spare`: runs that nobody gets, too short or not needed."""
+    """Who replays what. `short` and `spare`: runs that nobody gets, too short or not needed; `rest`: the latter."""
 
     devices: Mapping[str, Sequence[Run]]
     report: Sequence[Run]
     short: int
     spare: int
+    rest: Sequence[Run] = ()
 
     def told(self) -> dict[str, int]:
         """In numbers, for the facts."""
@@ -66,7 +67,30 @@ def read_runs(line: Line, path: Path, *, seconds: float) -> list[Run]:
         NotFoundError, InvalidInputError, IntegrityError: as an import of these files.
     """
     most = max(1, round(seconds * line.model.rate_hz))
-    return [run for foreign in read_sessions(path, line) for run in _runs(line, foreign, most)]
+    found = read_sessions(path, line)
+    if asking := _asking(line):
+        found = (asking.asks(foreign, True) for foreign in found)
+    return [run for foreign in found for run in _runs(line, foreign, most)]
+
+
+def asked(line: Line, dealt: Dealt) -> Dealt:
+    """The same where people ask: a device hears the questions alone, what is right is the report's."""
+    asking = _asking(line)
+    if asking is None:
+        return dealt
+    devices = {name: [_questions(line, asking, run) for run in runs] for name, runs in dealt.devices.items()}
+    return replace(dealt, devices=devices)
+
+
+def _asking(line: Line) -> Asking | None:
+    return line.recipe.asking if line.recipe else None
+
+
+def _questions(line: Line, asking: Asking, run: Run) -> Run:
+    whole = replace(run.foreign, device=run.machine, messages=iter(run.messages))
+    found = tuple(asking.asks(whole, False).messages)
+    tick = next(f.name for f in line.features if f.kind == "observation")
+    return replace(run, messages=found, instants=sum(m.topic == tick for m in found))
 
 
 def deal(line: Line, runs: Sequence[Run], *, names: Sequence[str], each: int, report: int, seed: int) -> Dealt:
@@ -82,17 +106,23 @@ def deal(line: Line, runs: Sequence[Run], *, names: Sequence[str], each: int, re
     whole = [run for run in runs if run.instants >= least]
     machines = [list(found) for _, found in itertools.groupby(whole, key=lambda run: run.machine)]
     sort = _in_time if line.split == "time" else _by_machine
-    devices, asked = sort(line, machines, names, each, report, seed)
-    given = sum(map(len, devices.values())) + len(asked)
-    return Dealt(devices=devices, report=asked, short=len(runs) - len(whole), spare=len(whole) - given)
+    devices, wanted = sort(line, machines, names, each, report, seed)
+    given = {id(run) for found in (*devices.values(), wanted) for run in found}
+    rest = [run for run in whole if id(run) not in given]
+    return Dealt(devices=devices, report=wanted, short=len(runs) - len(whole), spare=len(rest), rest=rest)
 
 
 def write(line: Line, dealt: Dealt, folder: Path) -> None:
     """A folder of recordings per device, numbered in the order in which it lives them, and one called ``report``."""
     for name, runs in (*dealt.devices.items(), (REPORT, dealt.report)):
-        (folder / name).mkdir(parents=True)
-        for number, run in enumerate(runs):
-            write_whole(folder / name / f"{number:03d}.mcap", _recording(line, run))
+        write_runs(line, runs, folder / name)
+
+
+def write_runs(line: Line, runs: Sequence[Run], folder: Path) -> None:
+    """A recording for each run."""
+    folder.mkdir(parents=True)
+    for number, run in enumerate(runs):
+        write_whole(folder / f"{number:03d}.mcap", _recording(line, run))
 
 
 REPORT = "report"

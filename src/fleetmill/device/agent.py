@@ -26,9 +26,10 @@ from fleetmill.core.errors import (
 )
 from fleetmill.core.fleet import Campaign
 from fleetmill.core.line import Line, World
-from fleetmill.core.plain import build
+from fleetmill.core.plain import build, plain
 from fleetmill.core.release import Report, State, io_contract
-from fleetmill.device import live, update
+from fleetmill.device import asked, live, update
+from fleetmill.device.asking import Desk
 from fleetmill.device.enrolment import Enrolled, checked_address, read_enrolled
 from fleetmill.device.health import check_health
 from fleetmill.device.health_rule import HEALTHY
@@ -38,8 +39,10 @@ from fleetmill.device.slots import Slots, open_slots
 from fleetmill.device.spool import Spool, open_spool
 from fleetmill.device.update_rule import Machine, Reason, Release, SignedFile, SignedTarget, choose
 from fleetmill.device.upload import Outbox, Uploader
+from fleetmill.seams.files import write_whole
 from fleetmill.seams.runtime import RunningPolicy, Runtime, policies
 
+ASKED = "asked"  # the folder of what people asked and let us learn from
 METADATA, TARGETS = "/v1/repository/metadata/", "/v1/repository/targets/"
 _RETRY_SECONDS = (0.2, 10.0)
 _REPORTED = (Reason.OTHER_LINE, Reason.OTHER_HARDWARE, Reason.OTHER_IO_CONTRACT, Reason.OLDER, Reason.MALFORMED)
@@ -63,6 +66,7 @@ class Agent:
     world: Open | None  # None: it takes releases and lives nothing here
     clock: Callable[[], int]
     say: Callable[[str], None]
+    desk: Desk | None = None  # where people ask; None: nobody does
     running: Release | None = None
     policy: RunningPolicy | None = None
     asked_nothing: bool = False  # it was said that no campaign is there
@@ -72,7 +76,7 @@ class Agent:
         """After power-on: run what is proven whole, report what was given up, close what a crash left open."""
         start = self.slots.boot()
         if start.run:
-            self.policy, self.running = self._load(start.run), start.run
+            self._run(self._load(start.run), start.run)
             self._report("confirmed", start.run, HEALTHY)  # again, if a crash came between the flip and the report
         for line in start.damaged:
             self._report("failed", None, f"a slot is damaged: {line}")
@@ -87,6 +91,7 @@ class Agent:
         """
         for session in live.recover(self.journal, self.spool):
             self.say(f"session {session} was cut short; what was durable is kept")
+        self._take_up()
         done = self._hand_over()
         targets = self._refresh()
         done = self._update(targets) or done
@@ -173,9 +178,14 @@ class Agent:
             self._report("failed", release, f"health check: {health.line}")
             return
         self.slots.confirm(release.digest)
-        self.policy, self.running = policy, release
+        self._run(policy, release)
         self._report("confirmed", release, health.line)
         self.outbox.send(self.uploader)
+
+    def _run(self, policy: RunningPolicy, release: Release) -> None:
+        self.policy, self.running = policy, release
+        if self.desk is not None:
+            self.desk.runs(policy, release.model, release.talk)
 
     def _load(self, release: Release) -> RunningPolicy:
         """The policy of a slot, from bytes that are verified as they are read."""
@@ -220,10 +230,36 @@ class Agent:
                 self.journal,
                 self.spool,
                 campaign,
-                policy=self.policy,
+                policy=self.policy if self.desk is None else None,  # the desk asks the model, nobody else needs to
                 model=self.running.model if self.running else "",
                 world=world,
             )
+
+    def _take_up(self) -> None:
+        """Make a session of what people asked since; a crash in the middle lives it again, as another session."""
+        talk, paths = self.line.talk, asked.waiting(self.folder / ASKED)
+        if talk is None or not paths:
+            return
+        campaign = asked.campaign(self.line, paths, 0)
+        while tries := live.begun(self.journal, campaign):
+            campaign = replace(campaign, sessions=campaign.sessions + tries)
+        into = self.folder / "campaigns" / campaign.digest
+        into.mkdir(parents=True, exist_ok=True)
+        write_whole(into / "campaign.json", canonical.dumps(plain(campaign)))
+        spoken = asked.Spoken(talk, paths, period_ns=round(1e9 / self.line.model.rate_hz))
+        live.live(
+            self.me,
+            self.line,
+            self.journal,
+            self.spool,
+            campaign,
+            policy=None,  # it was answered already
+            model=self.running.model if self.running else "",
+            world=lambda scenario, seed: spoken,
+        )
+        for path in paths:
+            path.unlink()
+        live.settle(self.me, self.line, self.journal, self.spool, self._known_campaign)
 
     def _hand_over(self) -> bool:
         done = False
@@ -267,6 +303,7 @@ def open_agent(
     *,
     factory: str = "",
     world: Open | None = None,
+    desk: Desk | None = None,
     client: httpx.Client | None = None,
     clock: Callable[[], int] = time.time_ns,
     say: Callable[[str], None] = lambda text: None,
@@ -274,7 +311,8 @@ def open_agent(
     """The agent of the device in `folder`; the only place that chooses a device's engines.
 
     `world`: the machine to live in, else the line's; without either the device takes releases and records nothing.
-    `factory`: where the factory is now; "": where it was at enrolment. Its root of trust stays the one of then.
+    `desk`: where people ask; it is told what runs. `factory`: where the factory is now; "": where it was at enrolment.
+    Its root of trust stays the one of then.
 
     Raises:
         NotFoundError: not enrolled.
@@ -303,6 +341,7 @@ def open_agent(
             uploader=Uploader(http, identity, me.number),
             runtime=OnnxRuntime(),
             world=world or line.world,
+            desk=desk,
             clock=clock,
             say=say,
         )

@@ -136,12 +136,17 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
+def bound_memory(memory_bytes: int) -> None:
+    """Let this process grow by twice the signed bytes and a slack: the kernel refuses what goes beyond."""
+    most = _memory("VmData") + 2 * memory_bytes + _SLACK_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
 def _confine(task: Task) -> None:
     """Bounds that hold also when the agent dies: a last alarm, a memory limit, no core file, first to be killed."""
     signal.setitimer(signal.ITIMER_REAL, task.seconds + 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    most = _memory("VmData") + 2 * task.memory_bytes + _SLACK_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    bound_memory(task.memory_bytes)
     Path("/proc/self/oom_score_adj").write_text("1000")
 
 

@@ -17,6 +17,7 @@ from fleetmill.core.canonical import dumps, loads
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.ids import checked_digest, checked_name, sha256
 from fleetmill.core.plain import build, plain
+from fleetmill.core.talk import Limits
 
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
@@ -62,10 +63,11 @@ class Release:
     latency_ns: int  # p99 allowed
     memory_bytes: int  # growth of the process allowed
     files: tuple[SignedFile, ...]  # sorted by name
+    talk: Limits | None = None  # of a model that is spoken with: when it is sure, how long it may speak
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: what lies as release.json in the slot."""
-        return dumps(plain(self))
+        """Canonical JSON: what lies as release.json in the slot; without `talk` where there is none."""
+        return dumps({name: value for name, value in plain(self).items() if value is not None})
 
     @staticmethod
     def from_bytes(data: bytes) -> Release:
@@ -173,18 +175,22 @@ def _release(target: SignedTarget, by_digest: Mapping[str, SignedTarget]) -> Rel
     named = {**more, GOLDEN: custom.get("golden_sha256"), MODEL: target.sha256}
     custom["files"] = [plain(_file(name, digest, by_digest)) for name, digest in sorted(named.items())]
     custom["counter"] = custom["release_counter"]
-    custom["tolerance"] = _number(custom.get("tolerance"))
+    custom["tolerance"] = _number(custom.get("tolerance"), "tolerance")
+    if isinstance(talk := custom.get("talk"), Mapping):
+        custom["talk"] = {**talk, "sure": _number(talk.get("sure"), "talk.sure")}
     release = build(Release, custom)
     checked_name(release.line, "line")
     if not 0 < release.counter < 2**63:
         raise InvalidInputError(f"release_counter {release.counter} must be above 0 and below 2^63")
+    if release.talk is not None and release.talk.tokens < 1:
+        raise InvalidInputError(f"talk.tokens {release.talk.tokens} must be above 0")
     return release
 
 
-def _number(text: object) -> float:
+def _number(text: object, what: str) -> float:
     """A number that travelled as decimal text; TUF's canonical JSON knows no floats."""
     if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
-        raise InvalidInputError(f"tolerance {text!r} must be decimal text")
+        raise InvalidInputError(f"{what} {text!r} must be decimal text")
     return float(text)
 
 

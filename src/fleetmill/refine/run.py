@@ -18,7 +18,7 @@ from fleetmill.core.errors import IntegrityError, NotFoundError
 from fleetmill.core.label import LabelSet, merged
 from fleetmill.core.line import Array, Episode, Line, Message
 from fleetmill.core.plain import build, plain
-from fleetmill.core.recording import Session
+from fleetmill.core.recording import RecordingRef, Session
 from fleetmill.core.split import ROLES, in_time
 from fleetmill.refine import data as datasets
 from fleetmill.refine import outside, stages
@@ -29,6 +29,7 @@ from fleetmill.seams.ledger import Draft, Fact, Ledger
 from fleetmill.seams.tables import Place, open_table, write_table
 
 Read = Callable[[str], bytes]
+NOT_CUT = "not_cut"  # left out, and the line says no more
 
 
 def run(
@@ -112,7 +113,7 @@ def _refined(
         pass
     labels = [label for s in sets for label in s.labels]
     messages, sources = merged(line, read_session(session, blobs.get), labels)
-    found = list(stages.episodes(line, session, messages))
+    found, reasons = list(stages.episodes(line, session, messages)), list(stages.left_out(line, session, messages))
     places = [_place(e) for e in found]
     frames = [stages.frame_digests(line, e) for e in found]
     record = {
@@ -126,7 +127,7 @@ def _refined(
     if sets:
         record |= {"labels": [s.digest for s in sets], "sources": stages.labelled_rows(found, sources)}
     number = ledger.get("device", session.device).record["number"]
-    moves = [p for ref in session.recordings for p in _custody(books, number, ref.start_ns, ref.end_ns, places)]
+    moves = [p for ref in session.recordings for p in _custody(books, number, ref, places, reasons)]
     drafts = [Draft(kind="moved", key=p.key, record=plain(p)) for p in moves]
     return ledger.append([*drafts, Draft(kind="refined", key=key, record=record)])[-1]
 
@@ -183,25 +184,29 @@ def _place(e: Episode) -> Place:
     )
 
 
-def _custody(books: Books, device: int, start_ns: int, end_ns: int, places: Sequence[Place]) -> Iterator[Posting]:
+def _custody(
+    books: Books, device: int, ref: RecordingRef, places: Sequence[Place], reasons: Sequence[stages.LeftOut]
+) -> Iterator[Posting]:
     """Where an episode covers what was landed or left out, it is refined; where none does, it is left out, with reason.
 
     What is refined stays so: another cut may leave it out, and use is not custody.
     """
-    held = books.spans(device, start_ns, end_ns)
+    held = books.spans(device, ref.start_ns, ref.end_ns)
     ends = [(p.start_ns, p.end_ns) for p in places] + [(s.start_ns, s.end_ns) for s in held]
-    edges = {t for pair in ends for t in pair if start_ns <= t <= end_ns}
+    ends += [(r.start_ns, r.end_ns) for r in reasons]
+    edges = {t for pair in ends for t in pair if ref.start_ns <= t <= ref.end_ns}
     for a, b in itertools.pairwise(sorted(edges)):
         span = next((s for s in held if s.start_ns <= a < s.end_ns), None)
         inside = any(p.start_ns <= a and b <= p.end_ns for p in places)
         if span is None or span.account not in ("landed", "left_out") or (span.account == "left_out" and not inside):
             continue
-        posting = _posting(device, cut(span, a, b)[1], inside=inside)
+        why = next((r.reason for r in reasons if r.start_ns <= a and b <= r.end_ns), NOT_CUT)
+        posting = _posting(device, cut(span, a, b)[1], reason="" if inside else why)
         held = [*(s for s in held if s is not span), *move(posting, [span])]
         yield posting
 
 
-def _posting(device: int, span: Span, *, inside: bool) -> Posting:
+def _posting(device: int, span: Span, *, reason: str) -> Posting:
     return Posting(
         device=device,
         track=0,
@@ -210,8 +215,8 @@ def _posting(device: int, span: Span, *, inside: bool) -> Posting:
         bytes=span.bytes,
         messages=span.messages,
         source=span.account,
-        to="refined" if inside else "left_out",
-        reason="" if inside else "not_cut",
+        to="left_out" if reason else "refined",
+        reason=reason,
         by="factory",
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +16,17 @@ from fleetmill.core.line import Array, Episode, Line, Message, Stretch
 from fleetmill.core.plain import plain
 from fleetmill.core.recording import Session
 
+_WORD = re.compile(r"[a-z][a-z_]{0,40}")
 GAP_PERIODS = 3  # of the slowest required channel: a longer silence ends a stretch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A part of a session from which nothing is learned, and why."""
+
+    start_ns: int
+    end_ns: int
+    reason: str
 
 
 def stretches(line: Line, session: Session, messages: Sequence[Message]) -> Iterator[Stretch]:
@@ -44,6 +56,22 @@ def episodes(line: Line, session: Session, messages: Sequence[Message]) -> Itera
         for episode in line.cut(stretch):
             _check(line, session, episode)
             yield episode
+
+
+def left_out(line: Line, session: Session, messages: Sequence[Message]) -> Iterator[LeftOut]:
+    """What the line's cut leaves out on purpose.
+
+    Raises:
+        LineError: an interval that is empty or outside its session, or a reason that is no word.
+    """
+    for stretch in stretches(line, session, messages):
+        for start_ns, end_ns, reason in line.left_out(stretch):
+            if not session.start_ns <= start_ns < end_ns <= session.end_ns or not _WORD.fullmatch(reason):
+                raise LineError(
+                    f"line {line.name}: left_out gives [{start_ns}, {end_ns}) for {reason!r} in session {session.key}: "
+                    "must lie within the session, for a reason of a-z and _"
+                )
+            yield LeftOut(start_ns=start_ns, end_ns=end_ns, reason=reason)
 
 
 def labelled_rows(found: Sequence[Episode], sources: Mapping[str, Array]) -> dict[str, int]:

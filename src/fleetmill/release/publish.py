@@ -16,6 +16,7 @@ from fleetmill.core.line import Frame, Line
 from fleetmill.core.model import ModelVersion
 from fleetmill.core.plain import build, plain
 from fleetmill.core.release import Release, io_contract
+from fleetmill.core.talk import Limits
 from fleetmill.core.verdict import Verdict
 from fleetmill.release import golden
 from fleetmill.release.trust import Repository
@@ -52,10 +53,13 @@ def publish(
     hardware: Sequence[str],
     campaign: Campaign | None,
     now_ns: int,
+    talk: Limits | None = None,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> Release:
     """Sign and publish an accepted model, and with it the next campaign, in one metadata version.
 
-    `examples` are input ports with batch axis first: the golden frames that every device must answer alike.
+    `examples` are input ports with batch axis first: the golden frames that every device must answer alike. `talk` and
+    `memory_bytes`: what a device may spend on it, signed with it.
     """
     file = model.files["model.onnx"]
     loaded = policies(line, runtime, {"model.onnx": blobs.get(file)}, what=f"model {model.digest[:12]}")
@@ -71,7 +75,7 @@ def publish(
         hardware=tuple(sorted(hardware)),
         io_contract=io_contract(line),
     )
-    targets = [*_files(line, release, blobs), *([_campaign(blobs, campaign)] if campaign else [])]
+    targets = [*_files(line, release, blobs, talk, memory_bytes), *([_campaign(blobs, campaign)] if campaign else [])]
     repository.publish(targets, now_ns=now_ns, retire=_retired(repository, line, targets))
     drafts = [Draft(kind="release", key=f"{line.name}/{release.counter}", record=plain(release))]
     ledger.append([*drafts, *([_campaign_fact(campaign)] if campaign else [])])
@@ -103,7 +107,7 @@ def _counter(ledger: Ledger, repository: Repository, line: Line, file: str, verd
     return max(known.counter if known else 0, repository.counters().get(line.name, 0)) + 1
 
 
-def _files(line: Line, release: Release, blobs: Blobs) -> list[Target]:
+def _files(line: Line, release: Release, blobs: Blobs, talk: Limits | None, memory_bytes: int) -> list[Target]:
     custom = release_custom(
         line,
         release_counter=release.counter,
@@ -111,7 +115,8 @@ def _files(line: Line, release: Release, blobs: Blobs) -> list[Target]:
         io_contract_sha256=release.io_contract,
         model=release.model,
         golden_sha256=release.golden,
-        memory_bytes=MEMORY_BYTES,
+        memory_bytes=memory_bytes,
+        talk=talk,
         extra={"dataset": release.dataset, "verdict": release.verdict},
     )
     return [

@@ -15,6 +15,7 @@ from fleetmill.core.canonical import Json
 from fleetmill.core.errors import ConflictError, InvalidInputError
 from fleetmill.core.ids import checked_digest, checked_name
 from fleetmill.core.line import Line
+from fleetmill.core.talk import Limits
 
 _PATH = re.compile(r"(models|campaigns)/([0-9a-f]{64})/([a-z0-9][a-z0-9._-]{0,62})")
 
@@ -49,17 +50,20 @@ def release_custom(
     golden_sha256: str,
     memory_bytes: int,
     files: Mapping[str, str] | None = None,
+    talk: Limits | None = None,
     extra: Mapping[str, Json] | None = None,
 ) -> dict[str, Json]:
     """The signed `custom` of a release's model.onnx, which is what makes it a release.
 
     `model` is the digest of the model version's manifest; `files` names what else goes into the slot (a tokenizer), by
-    name and SHA-256: targets without custom, since one file may belong to several releases. Numbers with a fraction
+    name and SHA-256: targets without custom, since one file may belong to several releases. `talk`: from when on a
+    model that is spoken with is sure, and how many ids an answer may have. Numbers with a fraction
     travel as decimal text, because TUF's canonical JSON knows no floats (specification 1.0.34, 4.2.1).
     """
     return {
         **(extra or {}),
         **({"files": dict(files)} if files else {}),
+        **({"talk": {"sure": repr(talk.sure), "tokens": talk.tokens}} if talk else {}),
         "release_counter": release_counter,
         "line": line.name,
         "hardware": sorted(hardware),
@@ -160,6 +164,14 @@ def _check_release(custom: Mapping[str, Json], where: str) -> None:
     tolerance = custom.get("tolerance")
     if not isinstance(tolerance, str) or not _DECIMAL.fullmatch(tolerance):
         raise InvalidInputError(f"{where}.tolerance: must be decimal text like '0.0001', is {tolerance!r}")
+    if "talk" in custom:
+        _check_talk(custom["talk"], f"{where}.talk")
+
+
+def _check_talk(talk: Json, where: str) -> None:
+    sure, tokens = (talk.get("sure"), talk.get("tokens")) if isinstance(talk, Mapping) else (None, None)
+    if not isinstance(sure, str) or not _DECIMAL.fullmatch(sure) or type(tokens) is not int or tokens < 1:
+        raise InvalidInputError(f"{where}: must hold sure as decimal text and tokens above 0, is {talk!r}")
 
 
 def _refuse_floats(value: Json, where: str) -> None:

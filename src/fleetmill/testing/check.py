@@ -28,7 +28,7 @@ from fleetmill.refine import stages
 from fleetmill.seams import recordings
 from fleetmill.seams.runtime import RunningPolicy, policies
 from fleetmill.seams.tables import Place, write_table
-from fleetmill.testing import rules
+from fleetmill.testing import rules, talks
 from fleetmill.testing.compared import Broken, equal, fits, is_float, member
 from fleetmill.testing.kit import Held, Notes
 from fleetmill.testing.made import made_up
@@ -165,6 +165,7 @@ def _recorded(c: _Context) -> Breaches:
 def _cut(c: _Context) -> Breaches:
     for stretch in c.stretches:
         yield from rules.cut(c.line, stretch)
+        yield from talks.left_out(c.line, stretch)
         c.episodes += c.line.cut(stretch)
     if not c.episodes:
         yield "cut: nothing was cut out of any stretch"
@@ -248,6 +249,11 @@ def _scores(c: _Context) -> Breaches:
 
 def _scores_any(c: _Context) -> Breaches:
     yield from c.probes.scores(c.line, c.policy())
+
+
+def _talks(c: _Context) -> Breaches:
+    if c.line.talk is not None:
+        yield from talks.faults(c.line, c.line.talk, c.policy())
 
 
 def _guards(c: _Context) -> Breaches:
@@ -340,5 +346,6 @@ def _any(frame: Frame) -> Array:
 
 
 _PARTS: tuple[Callable[[_Context], Breaches], ...] = (
-    _names, _world, _recorded, _cut, _cuts_any, _guards, _trains, _trains_any, _scores, _scores_any, _takes,
+    _names, _world, _recorded, _cut, _cuts_any, _guards, _trains, _trains_any, _scores, _scores_any,
+    _talks, _takes,
 )  # fmt: skip

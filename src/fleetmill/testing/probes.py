@@ -21,7 +21,7 @@ from fleetmill.core.line import UNREADABLE, Episode, Importer, Line, Memory, Mes
 from fleetmill.refine import stages
 from fleetmill.seams import recordings
 from fleetmill.seams.runtime import RunningPolicy
-from fleetmill.testing import foreign, generated, rules
+from fleetmill.testing import foreign, generated, rules, talks
 from fleetmill.testing.compared import Broken, equal, fits, is_finite, member
 
 Case = TypeVar("Case", bound=Hashable)
@@ -37,7 +37,7 @@ def cuts(line: Line) -> Iterator[str]:
     def faults(made: generated.Made) -> list[str]:
         found: list[str] = []
         for stretch in _stretches(line, made):
-            found += rules.cut(line, stretch)
+            found += [*rules.cut(line, stretch), *talks.left_out(line, stretch)]
         return found
 
     yield from _smallest(generated.sessions(line), faults, _CUTS, first=generated.corners(line))

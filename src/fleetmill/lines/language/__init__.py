@@ -13,6 +13,7 @@ import numpy as np
 
 from fleetmill.core.errors import EngineMissingError
 from fleetmill.core.line import (
+    Asking,
     Check,
     Episode,
     Feature,
@@ -27,10 +28,12 @@ from fleetmill.core.line import (
     Tracker,
     TrainJob,
 )
-from fleetmill.lines.language.conversations import PERIOD_NS, PIECE, PLAIN, cut
+from fleetmill.lines.language.conversations import PERIOD_NS, PIECE, PLAIN, cut, left_out
 from fleetmill.lines.language.importing import chats, texts
 from fleetmill.lines.language.judging import baseline, metrics, score
-from fleetmill.lines.language.sample import shops
+from fleetmill.lines.language.questions import asks
+from fleetmill.lines.language.sample import bills
+from fleetmill.lines.language.talking import talk
 from fleetmill.lines.language.words import VOCABULARY
 
 _SPEC = ModelSpec(
@@ -72,7 +75,24 @@ def _feature(name: str, kind: str, shape: tuple[int, ...] = (), dtype: str = "ui
     return Feature(name=name, kind=kind, dtype=dtype, shape=shape, unit="1", hold_ns=PERIOD_NS)  # type: ignore[arg-type]
 
 
-_a_week = Round(scenario="replay", sessions=6, seconds=600.0, budget_ratio=1.0)
+_first_days = Round(scenario="replay", sessions=9, seconds=600.0, budget_ratio=1.0)
+_a_week = Round(scenario="replay", sessions=5, seconds=600.0, budget_ratio=1.0)
+_people = Asking(
+    asks=asks,
+    schools=60,
+    pilots=17,
+    checks=16,
+    teacher={"size": "small", "steps": 1000, "texts": 0, "sums": 48, "practice": 0.0},
+    learner={
+        "size": "pocket",
+        "steps": 700,
+        "on_steps": 300,
+        "decay": 0.3,
+        "texts": 1,
+        "sums": 48,
+        "practice": 0.0,
+    },
+)
 
 line = Line(
     name="language",
@@ -84,9 +104,13 @@ line = Line(
         _feature("model.token", "extra", dtype="int64"),
         _feature("tier", "extra"),  # who answered: 0 the device, 1 own servers, 2 an attested partner, 3 a partner
         _feature("may_train", "extra"),  # 1 where a partner's terms let us learn from its answer
+        _feature("sure", "extra", dtype="float32"),  # how likely the device's own model found its own answer
     ),
     model=_SPEC,
     cut=cut,
+    left_out=left_out,
+    talk=talk,
+    version=2,
     train=train,
     judging=Judging(score=score, metrics=metrics, baseline=baseline),
     checks=(
@@ -100,11 +124,12 @@ line = Line(
     importers=(chats, texts),
     recipe=Recipe(
         devices=3,
-        first=_a_week,
+        first=_first_days,
         then=_a_week,
-        headline="bits_per_byte",
-        report_trials=3,
-        quick=(2, 2),
-        sample=shops,
+        headline="sums_wrong",
+        report_trials=10,
+        quick=(2, 3),
+        sample=bills,
+        asking=_people,
     ),
 )

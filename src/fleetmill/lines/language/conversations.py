@@ -6,12 +6,13 @@ that nobody says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fleetmill.core.line import Array, Episode, Message, Stretch
+from fleetmill.core.talk import Role
 from fleetmill.lines.language.words import ASSISTANT, END, PAD, SYSTEM, USER, encode, pieces
 from fleetmill.lines.ready import episode_of
 
@@ -19,9 +20,12 @@ PIECE = 256  # bytes of a row
 CONTEXT = 256  # ids that the model looks back over while it learns and is scored
 PERIOD_NS = 1_000_000_000
 PLAIN, SYSTEM_SAYS, USER_SAYS, ASSISTANT_SAYS = range(4)
-_MARK = {SYSTEM_SAYS: SYSTEM, USER_SAYS: USER, ASSISTANT_SAYS: ASSISTANT}
-PARTNER = 3  # the tier whose answers are not ours to learn from
+MARK_OF = {SYSTEM_SAYS: SYSTEM, USER_SAYS: USER, ASSISTANT_SAYS: ASSISTANT}
+ROLES: Mapping[Role, int] = {"system": SYSTEM_SAYS, "user": USER_SAYS, "assistant": ASSISTANT_SAYS}
+OWN, OWNERS, PARTNERS = 0, 1, (2, 3)  # tiers: the device, own servers, and those of whom a contract decides
+PARTNER_TERMS = "partner_terms"  # why a partner's answer is left out
 ROW = ("text", "role", "first")
+COLUMNS = (*ROW, "tier")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,49 +45,90 @@ def messages(found: Sequence[Conversation], *, start_ns: int) -> Iterator[Messag
     for conversation in found:
         first = 1
         for turn in conversation:
-            data = np.frombuffer(turn.text.encode().replace(b"\0", b""), np.uint8)
-            for at in range(0, max(len(data), 1), PIECE):
-                piece = np.zeros(PIECE, np.uint8)
-                part = data[at : at + PIECE]
-                piece[: len(part)] = part
+            for values in rows_of(turn.role, turn.text):
                 time_ns = start_ns + row * PERIOD_NS
-                values = (piece, np.asarray(turn.role, np.uint8), np.asarray(first, np.uint8))
-                for topic, value in zip(ROW, values, strict=True):
+                for topic, value in {**values, "first": np.asarray(first, np.uint8)}.items():
                     yield Message(topic=topic, log_time_ns=time_ns, publish_time_ns=time_ns, value={"data": value})
                 row, first = row + 1, 0
 
 
-def cut(stretch: Stretch) -> Iterator[Episode]:
-    """A stretch is one episode of its whole rows, without what may not be learned from.
+def rows_of(role: int, text: str) -> list[dict[str, Array]]:
+    """What one side says in pieces of 256 bytes, at least one: ``text`` and ``role`` of each."""
+    data = np.frombuffer(text.encode("utf-8", "replace").replace(b"\0", b""), np.uint8)
+    found = []
+    for at in range(0, max(len(data), 1), PIECE):
+        piece, part = np.zeros(PIECE, np.uint8), data[at : at + PIECE]
+        piece[: len(part)] = part
+        found.append({"text": piece, "role": np.asarray(role, np.uint8)})
+    return found
 
-    A partner's answer (``tier`` 3) whose ``may_train`` is not 1 is left out with all the rest of its conversation:
-    what is answered to it would tell of it.
+
+def cut(stretch: Stretch) -> Iterator[Episode]:
+    """The whole rows of a stretch, an episode for each run between parts that may not be learned from.
+
+    A partner's answer (``tier`` 2 or 3) whose ``may_train`` is not 1 is left out with all the rest of its conversation:
+    what is answered to it would tell of it. What nobody says who answered is the owner's.
     """
+    rows = _rows(stretch)
+    run: dict[int, dict[str, Array]] = {}
+    for at, forbidden in _forbidden(rows):
+        row = rows[at]
+        if forbidden:
+            yield from episode_of(stretch, run, COLUMNS, period_ns=PERIOD_NS)
+            run = {}
+        elif all(name in row for name in ROW):
+            run[at] = {"tier": np.asarray(OWNERS, np.uint8), **row}
+    yield from episode_of(stretch, run, COLUMNS, period_ns=PERIOD_NS)
+
+
+def left_out(stretch: Stretch) -> Iterator[tuple[int, int, str]]:
+    """[start, end) of each run of rows that a partner's terms forbid to learn from."""
+    start: int | None = None
+    last = 0
+    for at, forbidden in _forbidden(_rows(stretch)):
+        if start is not None and not forbidden:
+            yield start, at, PARTNER_TERMS
+        start = (at if start is None else start) if forbidden else None
+        last = at
+    if start is not None:
+        yield start, last + PERIOD_NS, PARTNER_TERMS
+
+
+def _rows(stretch: Stretch) -> dict[int, dict[str, Array]]:
     rows: dict[int, dict[str, Array]] = {}
     for message in stretch.messages:
         rows.setdefault(message.log_time_ns, {})[message.topic] = np.asarray(message.value.get("data", 0))
-    kept: dict[int, dict[str, Array]] = {}
+    return rows
+
+
+def _forbidden(rows: Mapping[int, dict[str, Array]]) -> Iterator[tuple[int, bool]]:
+    """Each instant, rising, and whether it may not be learned from. A row that is not whole ends nothing."""
     forbidden = False
     for at in sorted(rows):
-        row = rows[at]
-        if not all(name in row for name in ROW):
-            continue
-        forbidden = is_forbidden(row) or (forbidden and not row["first"])
-        if not forbidden:
-            kept[at] = row
-    yield from episode_of(stretch, kept, ROW, period_ns=PERIOD_NS)
+        begins = bool(rows[at].get("first", np.zeros(())) == 1)
+        forbidden = is_forbidden(rows[at]) or (forbidden and not begins)
+        yield at, forbidden
 
 
-def is_forbidden(row: dict[str, Array]) -> bool:
+def is_forbidden(row: Mapping[str, Array]) -> bool:
     """Whether a row is a partner's and its terms do not let us learn from it."""
-    return bool(row.get("tier", np.zeros(())) == PARTNER) and not bool(row.get("may_train", np.zeros(())) == 1)
+    return int(row.get("tier", np.zeros(()))) in PARTNERS and not bool(row.get("may_train", np.zeros(())) == 1)
+
+
+def is_own(role: Array, first: Array, tier: Array) -> list[bool]:
+    """For each conversation of some rows, uint8 (T,) each, whether the device's own model answered in it."""
+    if not len(role):
+        return []
+    number = np.maximum(np.cumsum(np.asarray(first, bool)) - int(bool(first[0])), 0)
+    own = (np.asarray(role) == ASSISTANT_SAYS) & (np.asarray(tier) == OWN)
+    return [bool(own[number == n].any()) for n in range(int(number[-1]) + 1)]
 
 
 def conversations(text: Array, role: Array, first: Array) -> list[Conversation]:
     """The conversations of some rows: text uint8 (T, 256), role and first uint8 (T,)."""
     found: list[list[tuple[int, list[bytes]]]] = []
     for number in range(len(text)):
-        who = int(role[number]) if int(role[number]) in _MARK else PLAIN
+        who = int(role[number]) if int(role[number]) in MARK_OF else PLAIN
         if not found or first[number]:
             found.append([])
         if not found[-1] or found[-1][-1][0] != who:
@@ -126,5 +171,5 @@ def widths() -> Array:
 
 
 def _said(turn: Turn, text: list[int]) -> list[int]:
-    mark = _MARK.get(turn.role)
+    mark = MARK_OF.get(turn.role)
     return [END, *text] if mark is None else [mark, *text, END]

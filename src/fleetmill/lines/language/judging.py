@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from fleetmill.core.line import Array, Data, Episode, Metrics, Policy, Tally
-from fleetmill.lines.language.conversations import Conversation, conversations, ids, padded, widths, windows
+from fleetmill.lines.language.conversations import Conversation, conversations, ids, is_own, padded, widths, windows
 from fleetmill.lines.language.orders import Counted
-from fleetmill.lines.language.practice import told
+from fleetmill.lines.language.practice import pairs, told
 from fleetmill.lines.language.sums import is_right, sums, worth
 from fleetmill.lines.language.words import END, PAD, decode, encode
 
@@ -30,7 +30,8 @@ def score(policy: Policy, episode: Episode) -> Tally:
     columns = episode.columns
     said = conversations(columns["text"], columns["role"], columns["first"])
     bits, size = told_bits(policy, said)
-    known = list(dict.fromkeys(e for c in said for turn in c for e, _ in sums(turn.text)))[:MOST_SUMS]
+    known = list(dict.fromkeys(e for c in said for e, _ in [*(s for turn in c for s in sums(turn.text)), *pairs(c)]))
+    known = known[:MOST_SUMS]
     said_to = answers(policy, known)[0]
     right = [is_right(text, truth) for text, truth in zip(said_to, map(worth, known)) if truth is not None]
     values = (bits, size, float(len(known)), float(sum(right)))
@@ -94,14 +95,19 @@ def baseline(data: Data) -> Policy:
     """What must be beaten: see `orders`."""
     said = everything(data.split("train"))
     text = "\n".join(turn.text for c in said for turn in c).encode()
-    known = [result for c in said for turn in c for _, result in sums(turn.text)]
+    known = [result for c in said for _, result in [*(s for turn in c for s in sums(turn.text)), *pairs(c)]]
     return Counted(np.frombuffer(text, np.uint8), encode(known), ORDER)
 
 
-def everything(data: Data) -> list[Conversation]:
-    """Every conversation of some episodes; an episode's first row begins one."""
+def everything(data: Data, *, teaches: bool = False) -> list[Conversation]:
+    """Every conversation of some episodes; an episode's first row begins one.
+
+    `teaches`: without those in which a device's own model answered. It does not teach itself.
+    """
     found: list[Conversation] = []
     for number in range(len(data)):
         columns = data.episode(number).columns
-        found += conversations(columns["text"], columns["role"], columns["first"])
+        said = conversations(columns["text"], columns["role"], columns["first"])
+        own = is_own(columns["role"], columns["first"], columns["tier"])
+        found += [c for c, skip in zip(said, own, strict=True) if not (teaches and skip)]
     return [c for c in found if any(turn.text.strip() for turn in c)]

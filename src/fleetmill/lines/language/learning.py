@@ -20,7 +20,7 @@ from fleetmill.lines.language.conversations import CONTEXT, ids, padded
 from fleetmill.lines.language.judging import everything
 from fleetmill.lines.language.muon import Muon
 from fleetmill.lines.language.net import Llama, Size
-from fleetmill.lines.language.practice import asked, drawn, told
+from fleetmill.lines.language.practice import asked, drawn, pairs, told
 from fleetmill.lines.language.sums import sums
 from fleetmill.lines.language.words import ASSISTANT, PAD, VOCABULARY
 
@@ -30,6 +30,7 @@ _ON_RATE = 1e-2  # of a training that goes on from a parent
 _MADE = 0.2  # share of the sums whose numbers are drawn anew
 SIZES: Mapping[str, Size] = {
     "tiny": Size(vocabulary=VOCABULARY, width=32, layers=2, heads=2, kv_heads=1, inner=64),  # for tests
+    "pocket": Size(vocabulary=VOCABULARY, width=64, layers=3, heads=2, kv_heads=1, inner=160),
     "small": Size(vocabulary=VOCABULARY, width=96, layers=3, heads=3, kv_heads=1, inner=256),
     "large": Size(vocabulary=VOCABULARY, width=192, layers=6, heads=6, kv_heads=2, inner=512),
 }
@@ -38,8 +39,9 @@ SIZES: Mapping[str, Size] = {
 def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, bytes]:
     """The model, and its files for every engine: see `files.made`.
 
-    Settings: ``steps``, ``rate``, ``size`` (small, large; tiny: for tests), ``practice`` (share of the sums whose
-    numbers are drawn anew).
+    Settings: ``steps``, ``on_steps`` (of a training that goes on from a parent; as many where nobody says), ``rate``,
+    ``decay`` (of the weights), ``size`` (pocket, small, large; tiny: for tests), ``practice`` (share of the sums whose
+    numbers are drawn anew), ``texts`` and ``sums`` (of a step: parts of 256 ids, sums).
 
     Raises:
         InvalidInputError: there is no text to learn from, or an unknown size.
@@ -50,29 +52,38 @@ def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, byte
     if name not in SIZES:
         raise InvalidInputError(f"language: size {name!r} is unknown; use one of {', '.join(SIZES)}")
     steps = int(job.settings.get("steps", _STEPS))
+    if job.parent and steps:
+        steps = int(job.settings.get("on_steps", steps))
     rate = float(job.settings.get("rate", _ON_RATE if job.parent else _RATE))
     with steady(job.seed):
         net = Llama(SIZES[name])
         take_over(net, job.parent)
         if steps:
-            _teach(net, job, Plan(steps=steps, rate=rate, decay=_DECAY, clip=_CLIP, keep=_KEEP), tracker)
+            decay = float(job.settings.get("decay", _DECAY))
+            _teach(net, job, Plan(steps=steps, rate=rate, decay=decay, clip=_CLIP, keep=_KEEP), tracker)
         net.eval()
         return {**files.made(net, spec), "weights.safetensors": weights(net)}
 
 
 def _teach(net: Llama, job: TrainJob, plan: Plan, tracker: Tracker) -> None:
-    said = everything(job.data.split("train"))
+    said = everything(job.data.split("train"), teaches=True)
     if not said:
         raise InvalidInputError("language: no text to learn from; import .txt, .md or .jsonl files with some")
     flow, starts = _flow(ids(said))
-    known = [found for c in said for turn in c for found in sums(turn.text)]
+    notes = asked([found for c in said for turn in c for found in sums(turn.text)])
+    known = [*notes, *(pair for c in said for pair in pairs(c))]
     share = float(job.settings.get("practice", _MADE))
+    texts, number = int(job.settings.get("texts", _TEXTS)), int(job.settings.get("sums", _SUMS))
+    if not (texts > 0 or (known and number > 0)):
+        raise InvalidInputError("language: texts = 0, and no sum to learn. Give texts, or conversations with sums")
 
     def loss(chance: np.random.Generator) -> torch.Tensor:
-        value = _told(net, _texts(flow, starts, chance).to(job.accelerator))
-        if known:
-            rows = asked([known[n] for n in chance.integers(len(known), size=_SUMS)])
-            made = chance.random(_SUMS) < share
+        value = torch.zeros((), device=job.accelerator)
+        if texts:
+            value = value + _told(net, _texts(flow, starts, chance, texts).to(job.accelerator))
+        if known and number:
+            rows = [known[n] for n in chance.integers(len(known), size=number)]
+            made = chance.random(number) < share
             rows = [drawn(row, chance) if new else row for row, new in zip(rows, made, strict=True)]
             value = value + _told(net, _answers(rows).to(job.accelerator), after=ASSISTANT)
         return value
@@ -89,12 +100,12 @@ def _flow(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     return np.concatenate([flow, np.full(short, PAD, np.int64)]), starts
 
 
-def _texts(flow: Array, starts: Array, chance: np.random.Generator) -> torch.Tensor:
-    """int64 (4, 257): parts of the text, half of them from where a conversation begins."""
+def _texts(flow: Array, starts: Array, chance: np.random.Generator, number: int) -> torch.Tensor:
+    """int64 (`number`, 257): parts of the text, half of them from where a conversation begins."""
     last = len(flow) - _LENGTH - 1
-    at = chance.integers(last + 1, size=_TEXTS)
+    at = chance.integers(last + 1, size=number)
     begun = np.minimum(starts[np.searchsorted(starts, at, side="right") - 1], last)
-    at = np.where(chance.random(_TEXTS) < 0.5, begun, at)
+    at = np.where(chance.random(number) < 0.5, begun, at)
     return torch.from_numpy(flow[at[:, None] + np.arange(_LENGTH + 1)])
 
 

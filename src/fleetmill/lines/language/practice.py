@@ -6,6 +6,7 @@ is anybody's guess. Sums whose result is too long or is not round to a cent are 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -23,6 +24,16 @@ _LONGEST = 9  # characters of a made result
 def told(expression: str, result: str) -> Conversation:
     """A sum asked and answered."""
     return (Turn(role=USER_SAYS, text=f"{expression}="), Turn(role=ASSISTANT_SAYS, text=result))
+
+
+def pairs(said: Conversation) -> list[Sum]:
+    """The sums that somebody asked in a conversation (``48/2=``), each with what was answered, right or wrong."""
+    found = []
+    for ask, answer in itertools.pairwise(said):
+        if (ask.role, answer.role) == (USER_SAYS, ASSISTANT_SAYS) and ask.text.endswith("="):
+            expression = ask.text[:-1].strip()
+            found += [(expression, answer.text)] if worth(expression) is not None else []
+    return found
 
 
 def asked(found: Sequence[Sum]) -> list[Sum]:
