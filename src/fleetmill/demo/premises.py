@@ -36,7 +36,7 @@ from fleetmill.seams.tables import Place, open_table, write_table
 from fleetmill.serve.accounts import open_accounts
 from fleetmill.serve.keys import new_key, set_tenant
 from fleetmill.serve.words import Tenant
-from fleetmill.serving import FOLDER
+from fleetmill.serving.gateway import FOLDER
 from fleetmill.train import trainer
 
 TENANT, PLACE = "fleet", "premises"
