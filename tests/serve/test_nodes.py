@@ -299,6 +299,41 @@ def test_only_who_goes_on_with_a_begun_answer_is_asked_to(goes_on, found):
     assert same_answer(one, other, "small") is found
 
 
+def test_one_that_leaves_while_it_is_asked_does_not_come_in(tmp_path):
+    async def go():
+        async with watched(tmp_path, [Box("a")], lambda b: None) as (stage, watch, _, nodes):
+            nodes.join(backend(stage.engines[0]), [])
+            watch.follow()
+            looking = asyncio.create_task(watch.look())
+            await asyncio.sleep(0)
+            nodes.leave("a", [])
+            watch.follow()
+            await looking
+            assert stage.relay.pool.servers == []
+
+    asyncio.run(go())
+
+
+def test_a_key_is_never_sent_to_who_has_the_name_after_its_owner(tmp_path):
+    class Asked(Box):
+        async def handle(self, request, reply):
+            self.seen.append(request.headers.get(b"authorization"))
+            reply.whole(200, b'{"data": [{"id": "small"}]}')
+
+    async def go():
+        boxes = [Asked("a"), Asked("b")]
+        async with watched(tmp_path, boxes, lambda b: None) as (_, watch, _, nodes):
+            for box, key_env in zip(boxes, ("KEY", "")):
+                nodes.join(backend(box, name="one", key_env=key_env, engine="openai_url"), [])
+                watch.follow()
+                await watch.look()
+                nodes.leave("one", [])
+                watch.follow()
+            assert [set(box.seen) for box in boxes] == [{b"Bearer k"}, {None}]
+
+    asyncio.run(go())
+
+
 def test_a_server_that_hangs_holds_up_nobody_else(tmp_path, monkeypatch):
     from fleetmill.serve import roster as watching
 

@@ -32,7 +32,7 @@ from simulated import Engine
 
 CONFORMS = [content_type_conformance, response_schema_conformance, status_code_conformance]
 TRIED = settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     derandomize=True,
     database=None,

@@ -151,6 +151,7 @@ class Roster:
         )
 
     def _taken_in(self, backend: BackendSettings) -> _Watched:
+        self.keys.pop(backend.name, None)  # who had that name before had another key
         try:
             self.keys.update(self._secrets([backend]))
         except InvalidInputError as error:
@@ -190,6 +191,8 @@ class Roster:
                 told = await probe.models(self._egress, backends.server(backend, {}), engine, key=key)
                 watched.server = backends.server(backend, told)
                 _LOG.info("a server joins", extra={"server": backend.name, "models": sorted(told)})
+            if self._all.get(backend.name) is not watched:
+                return  # it left while it was asked
             if backend.name not in self._pool.standings() or watched.why:
                 self._join(watched)
             if not probe.is_watched(watched.server):
