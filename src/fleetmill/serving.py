@@ -118,6 +118,9 @@ async def _answer(
             witness=journal,
             secrets=backends.secrets(settings.serve.backend, os.environ),
             stall_seconds=settings.serve.stall_seconds,
+            wait_seconds=settings.serve.wait_seconds,
+            waiting=settings.serve.waiting,
+            hedge_share=settings.serve.hedge_share,
         )
         front = _Front(relay, Inference(champions, pool), keys)
         looking = loop.create_task(_look(champions, followers, stop))
@@ -160,6 +163,8 @@ def metrics(relay: Relay, inference: Inference) -> bytes:
         ),
         *(f'fleetmill_serve_refused{{reason="{name}"}} {n}' for name, n in sorted(relay.refusals.items())),
         *(f'fleetmill_serve_inferences{{model="{name}"}} {n}' for name, n in sorted(inference.answered.items())),
+        f"fleetmill_serve_waiting {relay.waiting}",
+        f"fleetmill_serve_hedged {relay.hedged}",
         f"fleetmill_serve_egress_stopped {relay.egress.refused}",
     ]
     return ("\n".join(rows) + "\n").encode()
