@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -78,13 +77,15 @@ class Attempts:
         egress: Egress,
         secrets: Mapping[str, str],
         clock: Callable[[], int],
+        now: Callable[[], float],
         waiting: int,
         hedge_share: float,
     ) -> None:
-        self.room: Room[_Taken] = Room(pool, most=waiting)
+        self.room: Room[_Taken] = Room(pool, most=waiting, clock=now)
         self.hedged = 0
         self._pool, self._purse, self._witness, self._egress = pool, purse, witness, egress
-        self._secrets, self._clock = secrets, clock  # server name -> what it wants as Authorization; ns
+        self._secrets = secrets  # server name -> what it wants as Authorization
+        self._clock, self._now = clock, now  # ns of the day; seconds, monotonic
         self._retries, self._hedges, self._share = _RETRY_MOST, 0.0, hedge_share
 
     def came(self) -> None:
@@ -125,7 +126,7 @@ class Attempts:
         tokens: tuple[int, int] = (0, 0),
     ) -> None:
         """It is over: `tokens` (read, written) are paid for. `good`: see `Pool.ended`."""
-        seconds = time.monotonic() - attempt.began
+        seconds = self._now() - attempt.began
         taken = _Taken(attempt.choice, attempt.seat, _NO_PLAN, attempt.reservation)
         self._over(job, taken, good=good, outcome=outcome, tokens=tokens, seconds=seconds)
 
@@ -135,7 +136,7 @@ class Attempts:
         """The servers that may be asked now."""
         pool, ask = self._able(job, like), job.ask
         if ask.seconds is not None:
-            ask = replace(ask, seconds=max(job.until - time.monotonic(), 0.0))
+            ask = replace(ask, seconds=max(job.until - self._now(), 0.0))
         left = self._purse.left(ask.tenant, ask.key)
         standings = self._pool.standings(ask)
         found = decide(ask, pool, standings, left)
@@ -200,7 +201,7 @@ class Attempts:
 
     async def _ask(self, job: Job, taken: _Taken, body: bytes, *, first: bool = False) -> Attempt | Refusal | None:
         """Ask it; None: it failed, and another may be tried. `first`: wait for the first piece too."""
-        server, began, seconds = taken.choice.server, time.monotonic(), FIRST_BYTE_SECONDS
+        server, began, seconds = taken.choice.server, self._now(), FIRST_BYTE_SECONDS
         if job.ask.seconds is not None:
             seconds = min(seconds, max(job.until - began, 0.001))
         secret = self._secrets.get(server.name)
@@ -226,7 +227,7 @@ class Attempts:
                 taken,
                 good=None if is_ours else False,
                 outcome="late" if is_ours else "broken",
-                seconds=time.monotonic() - began,
+                seconds=self._now() - began,
             )
             if is_ours:
                 return _LATE
@@ -234,7 +235,7 @@ class Attempts:
         except BaseException:
             if answer is not None:
                 answer.cut()
-            seconds = time.monotonic() - began
+            seconds = self._now() - began
             self._over(job, taken, good=None, outcome=taken.if_cut, seconds=seconds)
             raise
         if answer.status >= 500 and not stored:

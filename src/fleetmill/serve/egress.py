@@ -249,7 +249,7 @@ class Egress:
     """Connections to the servers of a pool."""
 
     def __init__(self) -> None:
-        self._idle: dict[str, deque[_Upstream]] = {}
+        self._idle: dict[str, deque[_Upstream]] = {}  # by address
         self._tls: ssl.SSLContext | None = None
         self.refused = 0  # times that the rule stopped what the policy had let through: must stay 0
         self.opened: dict[str, int] = {}  # connections by server
@@ -310,7 +310,7 @@ class Egress:
 
     async def _connection(self, server: Server) -> tuple[_Upstream, bool]:
         """A connection, and whether it waited here."""
-        idle = self._idle.setdefault(server.name, deque())
+        idle = self._idle.setdefault(server.address, deque())  # names may be given anew, to another place
         while idle:
             upstream = idle.pop()
             if not upstream.is_lost and upstream.transport is not None and not upstream.transport.is_closing():

@@ -43,13 +43,14 @@ class Relay:
         egress: Egress | None = None,
         secrets: Mapping[str, str] | None = None,
         clock: Callable[[], int] = time.time_ns,
+        now: Callable[[], float] = time.monotonic,
         stall_seconds: float = STALL_SECONDS,
         wait_seconds: float = WAIT_SECONDS,
         waiting: int = WAITING,
         hedge_share: float = HEDGE_SHARE,
     ) -> None:
         self.pool, self.egress = pool, egress or Egress()
-        self._keys, self._stall, self._wait = keys, stall_seconds, wait_seconds
+        self._keys, self._stall, self._wait, self._now = keys, stall_seconds, wait_seconds, now
         self._attempts = Attempts(
             pool,
             purse=purse,
@@ -57,6 +58,7 @@ class Relay:
             egress=self.egress,
             secrets=secrets or {},
             clock=clock,
+            now=now,
             waiting=waiting,
             hedge_share=hedge_share,
         )
@@ -94,7 +96,7 @@ class Relay:
             except ValueError as error:
                 self._error(reply, 400, str(error), "invalid_request_error", "bad_request")
                 return
-            job.until = time.monotonic() + (self._wait if job.ask.seconds is None else job.ask.seconds)
+            job.until = self._now() + (self._wait if job.ask.seconds is None else job.ask.seconds)
             self._attempts.came()
             await (self._streamed(job, reply) if job.is_stream else self._at_once(job, reply))
 
@@ -117,7 +119,7 @@ class Relay:
                     self._refuse(reply, STORED)
                     return
                 continue
-            self.pool.spoke(found.server.name, time.monotonic() - found.began, found.seat)
+            self.pool.spoke(found.server.name, self._now() - found.began, found.seat)
             read, written = stream.usage(body, tokens_in=job.ask.tokens_in)
             self._settle(job, found, outcome="whole", good=found.answer.status < 500, tokens=(read, written))
             reply.whole(found.answer.status, body, kind=_kind(found.answer), more=_told(job, found.server))
@@ -206,7 +208,7 @@ class Relay:
             watch.is_silent = False
             if not has_spoken:
                 has_spoken = True
-                self.pool.spoke(attempt.server.name, time.monotonic() - attempt.began, attempt.seat)
+                self.pool.spoke(attempt.server.name, self._now() - attempt.began, attempt.seat)
                 watch.begin()
             whole = feed(data)
             if rewriter is not None and whole:
