@@ -169,9 +169,8 @@ def measured(seconds: float = 25.0) -> Times:
             engine.terminate()
             engine.wait()
     times = fit(seen[::2])
-    print(
-        f"ONNX Runtime GenAI, {len(seen)} answers; per n at once: first token ms + us per prompt id, token ms + us per id"
-    )
+    what = "n at once: first token + per prompt id, others + per id before"
+    print(f"ONNX Runtime GenAI, {len(seen)} answers; {what}")
     for n, (a, b, d, e) in zip(LOADS, times.at, strict=True):
         print(f"  n={n}: {a * 1e3:.2f} ms + {b * 1e6:.1f} us, {d * 1e3:.2f} ms + {e * 1e6:.2f} us")
     off = errors(times, seen[1::2])

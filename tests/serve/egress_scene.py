@@ -93,9 +93,8 @@ async def main() -> None:
         status, headers, _ = await s.ask(CHAT, headers={"x-fleetmill-label": "open"})
         control = [status, headers.get("x-fleetmill-server"), Counting.number]
     listening.close()
-    print(
-        json.dumps({"statuses": statuses, "partner": before, "hedged": hedged, "stopped": stopped, "control": control})
-    )
+    found = {"statuses": statuses, "partner": before, "hedged": hedged, "stopped": stopped, "control": control}
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":
