@@ -184,7 +184,7 @@ def test_a_canary_is_nowhere_after_every_failure_and_every_death(tmp_path, engin
     whole = ("at once", "stream", "die", "tear", "stall", "error", "short", "500", "leak", "hang")
     assert {name: statuses[name] for name in whole} == dict.fromkeys(whole, 200)
     queued = Counter(statuses[f"queue {n}"] for n in range(9))
-    assert queued[200] >= 6
+    assert queued[200] >= 3
     assert queued[429] >= 1
     assert [statuses[n] for n in ("refused by its label", "a label that is none", "no JSON", "another key")] == [
         403, 400, 400, 401,

@@ -43,6 +43,8 @@ class ServerUnreachedError(ServerLostError):
 
 OnBody = Callable[[bytes], None]
 OnEnd = Callable[[bool], None]  # whether the answer is whole
+OnChunk = Callable[[bytes, int], bool]  # a whole chunk as it came, and where its content begins; whether it was taken
+_CHUNK_END = b"\n\n\r\n"  # of a chunk that ends where a server-sent event does
 
 
 @dataclass(slots=True)
@@ -62,6 +64,13 @@ class Answer:
             on_end(whole)
 
         self._upstream.listen(on_body, over)
+
+    def take_chunks(self, on_chunk: OnChunk) -> None:
+        """From now on a chunk that came alone and ends with an event goes to `on_chunk` unread; all else as before.
+
+        It saves taking it apart and putting it together again, which is half the cost of a stream.
+        """
+        self._upstream.on_chunk = on_chunk
 
     async def first(self) -> None:
         """When the first piece of its body is here, or it has ended without."""
@@ -94,6 +103,8 @@ class _Upstream(asyncio.Protocol):
         self._first: asyncio.Future[None] | None = None
         self._ended: bool | None = None
         self._until_close = self._keeps = False
+        self.on_chunk: OnChunk | None = None
+        self._is_edge = False  # all that came so far ended with a chunk
         self.release: Callable[[_Upstream], None] = lambda upstream: None
 
     # the caller's side
@@ -107,8 +118,8 @@ class _Upstream(asyncio.Protocol):
         assert self.transport is not None
         self._parser = httptools.HttpResponseParser(self)
         self._headers, self._early, self._ended = {}, [], None
-        self._on_body = self._on_end = None
-        self._until_close = False
+        self._on_body = self._on_end = self.on_chunk = None
+        self._until_close = self._is_edge = False
         loop = asyncio.get_running_loop()
         self._head = loop.create_future()
         self.transport.write(head + body)
@@ -143,7 +154,7 @@ class _Upstream(asyncio.Protocol):
 
     def cut(self) -> None:
         """End the connection in the middle."""
-        self._on_body = self._on_end = None
+        self._on_body = self._on_end = self.on_chunk = None
         if self.transport is not None:
             self.transport.abort()
 
@@ -167,11 +178,18 @@ class _Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""
+        if self.on_chunk is not None and self._is_edge and data.endswith(_CHUNK_END):
+            size = len(data) - 6
+            size -= (size > 0x100) + (size > 0x1001) + (size > 0x10002)  # the digits of the size itself
+            head = b"%x\r\n" % size  # written as everybody writes it, else it is read with care
+            if data.startswith(head) and len(head) + size + 2 == len(data) and self.on_chunk(data, len(head)):
+                return
         if self._parser is None or self._ended is not None:
             self.cut()  # nobody asked
             return
         try:
             self._parser.feed_data(data)
+            self._is_edge = self._is_edge and data.endswith(b"\r\n")  # else a part of the next chunk's size came too
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             if self._head is not None and not self._head.done():
                 self._head.set_exception(ServerLostError("the server's answer is no HTTP/1.1"))
@@ -205,6 +223,14 @@ class _Upstream(asyncio.Protocol):
             self._early.append(data)
             self._is_here()
 
+    def on_chunk_header(self) -> None:
+        """A chunk begins."""
+        self._is_edge = False
+
+    def on_chunk_complete(self) -> None:
+        """It ended."""
+        self._is_edge = True
+
     def on_message_complete(self) -> None:
         """It is whole."""
         assert self._parser is not None
@@ -226,7 +252,7 @@ class _Upstream(asyncio.Protocol):
 
     def _tell(self) -> None:
         """The end, once; only then may another request have this connection."""
-        told, self._on_body, self._on_end = self._on_end, None, None
+        told, self._on_body, self._on_end, self.on_chunk = self._on_end, None, None, None
         if told is not None:
             told(bool(self._ended))
         if self.transport is None or self.is_lost or self.transport.is_closing():

@@ -97,6 +97,11 @@ class Reply:
         if data and not self._transport.is_closing():
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
+    def chunk(self, data: bytes) -> None:
+        """A piece that is a chunk already: size, content, line end."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
     def end(self) -> None:
         """It is whole."""
         self._write(b"0\r\n\r\n")

@@ -208,6 +208,8 @@ class Relay:
             watch.is_silent = False
             if not has_spoken:
                 has_spoken = True
+                if rewriter is None:
+                    attempt.answer.take_chunks(on_chunk)
                 self.pool.spoke(attempt.server.name, self._now() - attempt.began, attempt.seat)
                 watch.begin()
             whole = feed(data)
@@ -218,6 +220,14 @@ class Relay:
                 piece(whole)
             if events.is_broken:
                 _set(done, False)
+
+        def on_chunk(data: bytes, start: int) -> bool:
+            if not events.pass_on(data):
+                return False
+            watch.is_silent = False
+            add(data[start:-2])
+            reply.chunk(data)
+            return True
 
         def full(on: bool) -> None:
             watch.is_paused = on

@@ -21,6 +21,7 @@ MOST_KEPT = 8 * 1024 * 1024  # bytes of an answer that are kept for going on; a 
 _END = re.compile(rb"\r?\n\r?\n")
 _USAGE = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d+)')
 _DONE_END = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
+_DONE_MARK = b"[DONE]"
 _BROKEN = b'data: {"error"'
 _HEAD = ("id", "created", "model", "object")
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -33,6 +34,10 @@ class Events:
         self._rest = b""
         self.is_done = False  # [DONE] was among them
         self.is_broken = False  # the server put an error among them
+
+    def pass_on(self, chunk: bytes) -> bool:
+        """Whether a chunk that ends with an event can go on as it is; else `feed` its content."""
+        return not self._rest and _DONE_MARK not in chunk and _BROKEN not in chunk
 
     def feed(self, data: bytes) -> bytes:
         """What can be handed on now: up to the end of the last whole event."""
