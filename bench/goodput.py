@@ -339,14 +339,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True, help="folder with llmtrace-azure-conv, llmtrace-mooncake")
     parser.add_argument("--seconds", type=float, default=15.0, help="simulated, per load")
+    parser.add_argument("--trace", choices=["azure-conv", "mooncake"], help="one of them alone")
     parser.add_argument("--times", type=Path, help="a fit of bench/engine_times.py")
     asked = parser.parse_args()
     if asked.times:
         found = Times(at=tuple(map(tuple, json.loads(asked.times.read_text().splitlines()[-1])["at"])))
     else:
         found = engine_times.measured()
-    for name, arrivals in (("azure-conv", azure(asked.data)), ("mooncake", mooncake(asked.data))):
-        report(name, arrivals, found, asked.seconds)
+    for name, read in (("azure-conv", azure), ("mooncake", mooncake)):
+        if asked.trace in (None, name):
+            report(name, read(asked.data), found, asked.seconds)
     print(f"\n{time.process_time():.0f} CPU-seconds")
 
 

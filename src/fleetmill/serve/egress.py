@@ -43,7 +43,7 @@ class ServerUnreachedError(ServerLostError):
 
 OnBody = Callable[[bytes], None]
 OnEnd = Callable[[bool], None]  # whether the answer is whole
-OnChunk = Callable[[bytes, int], bool]  # a whole chunk as it came, and where its content begins; whether it was taken
+OnChunks = Callable[[bytes, bytes], bool]  # whole chunks as they came, and their content; whether they were taken
 _CHUNK_END = b"\n\n\r\n"  # of a chunk that ends where a server-sent event does
 
 
@@ -65,12 +65,12 @@ class Answer:
 
         self._upstream.listen(on_body, over)
 
-    def take_chunks(self, on_chunk: OnChunk) -> None:
-        """From now on a chunk that came alone and ends with an event goes to `on_chunk` unread; all else as before.
+    def take_chunks(self, on_chunks: OnChunks) -> None:
+        """From now on whole chunks of which the last ends with an event go to `on_chunks` unread; all else as before.
 
         It saves taking it apart and putting it together again, which is half the cost of a stream.
         """
-        self._upstream.on_chunk = on_chunk
+        self._upstream.on_chunks = on_chunks
 
     async def first(self) -> None:
         """When the first piece of its body is here, or it has ended without."""
@@ -103,7 +103,7 @@ class _Upstream(asyncio.Protocol):
         self._first: asyncio.Future[None] | None = None
         self._ended: bool | None = None
         self._until_close = self._keeps = False
-        self.on_chunk: OnChunk | None = None
+        self.on_chunks: OnChunks | None = None
         self._is_edge = False  # all that came so far ended with a chunk
         self.release: Callable[[_Upstream], None] = lambda upstream: None
 
@@ -118,7 +118,7 @@ class _Upstream(asyncio.Protocol):
         assert self.transport is not None
         self._parser = httptools.HttpResponseParser(self)
         self._headers, self._early, self._ended = {}, [], None
-        self._on_body = self._on_end = self.on_chunk = None
+        self._on_body = self._on_end = self.on_chunks = None
         self._until_close = self._is_edge = False
         loop = asyncio.get_running_loop()
         self._head = loop.create_future()
@@ -154,7 +154,7 @@ class _Upstream(asyncio.Protocol):
 
     def cut(self) -> None:
         """End the connection in the middle."""
-        self._on_body = self._on_end = self.on_chunk = None
+        self._on_body = self._on_end = self.on_chunks = None
         if self.transport is not None:
             self.transport.abort()
 
@@ -178,11 +178,9 @@ class _Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""
-        if self.on_chunk is not None and self._is_edge and data.endswith(_CHUNK_END):
-            size = len(data) - 6
-            size -= (size > 0x100) + (size > 0x1001) + (size > 0x10002)  # the digits of the size itself
-            head = b"%x\r\n" % size  # written as everybody writes it, else it is read with care
-            if data.startswith(head) and len(head) + size + 2 == len(data) and self.on_chunk(data, len(head)):
+        if self.on_chunks is not None and self._is_edge and data.endswith(_CHUNK_END):
+            content = _chunks(data)
+            if content is not None and self.on_chunks(data, content):
                 return
         if self._parser is None or self._ended is not None:
             self.cut()  # nobody asked
@@ -252,7 +250,7 @@ class _Upstream(asyncio.Protocol):
 
     def _tell(self) -> None:
         """The end, once; only then may another request have this connection."""
-        told, self._on_body, self._on_end, self.on_chunk = self._on_end, None, None, None
+        told, self._on_body, self._on_end, self.on_chunks = self._on_end, None, None, None
         if told is not None:
             told(bool(self._ended))
         if self.transport is None or self.is_lost or self.transport.is_closing():
@@ -261,6 +259,24 @@ class _Upstream(asyncio.Protocol):
             self.release(self)
         else:
             self.transport.close()
+
+
+def _chunks(data: bytes) -> bytes | None:
+    """The content of bytes that are whole chunks, each size written as everybody writes it; None: read it with care."""
+    found, at, end = [], 0, len(data)
+    while at < end:
+        line = data.find(b"\r\n", at, at + 8)
+        size = data[at:line]
+        try:
+            start = line + 2
+            stop = start + int(size, 16)
+        except ValueError:
+            return None
+        if line < 0 or size != b"%x" % (stop - start) or data[stop : stop + 2] != b"\r\n" or stop == start:
+            return None
+        found.append(data[start:stop])
+        at = stop + 2
+    return b"".join(found) if len(found) > 1 else found[0]
 
 
 @lru_cache(maxsize=1024)

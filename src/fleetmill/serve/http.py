@@ -97,8 +97,8 @@ class Reply:
         if data and not self._transport.is_closing():
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
-    def chunk(self, data: bytes) -> None:
-        """A piece that is a chunk already: size, content, line end."""
+    def chunks(self, data: bytes) -> None:
+        """Pieces that are chunks already: size, content, line end."""
         if not self._transport.is_closing():
             self._transport.write(data)
 

@@ -5,8 +5,8 @@ what is asked, without the beginning that it has read before, and what others wa
 4-7 ... at once) a line is fitted over those tokens; old answers fade.
 
 How many it gets at once follows from that too. If a first token takes over three times as long as it would at the best
-load, requests wait inside the engine, where nobody can send them elsewhere: a fifth fewer from then on, and one more
-for each full round without that (AIMD). Never more than its capacity.
+load, requests wait inside the engine, where nobody can send them elsewhere: where a quarter of a round did, a fifth
+fewer from then on, and one more after each round in which they did not (AIMD). Never more than its capacity.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MUCH = 3.0  # times what was predicted: so much later is slow
 _LITTLE_SECONDS = 0.2  # what comes no later than this above what was predicted is not slow
 _LITTLE_PACE = 0.02  # the same, per token
 _ENOUGH_TOKENS = 8  # an answer of fewer tells little of its pace
-_CONGESTED_SECONDS = 0.05
+_CONGESTED_SECONDS = 0.1  # what waits no longer than this does not wait
 _DOWN = 0.8
 _HIGH = 0.95  # share of first tokens that are to come within `high`
 _HIGH_STEP = 0.1
@@ -96,7 +96,9 @@ class Learned:
     answer_seconds: float = 0.0  # a whole answer, in the mean; 0: not known
     late: int = 0  # answers in a row that began far later than was predicted
     dragged: int = 0  # answers in a row that were written far slower than those before
-    _since: float = 0.0  # first tokens since the limit came down
+    _seen: int = 0  # first tokens of this round
+    _waited: int = 0  # of these those that came as if they had waited inside
+    _was_full: bool = False  # the limit was reached in it
 
     def __post_init__(self) -> None:
         self.limit = float(self.capacity)
@@ -143,12 +145,17 @@ class Learned:
         self.answer_seconds += (_NEW if self.answer_seconds else 1.0) * (seconds - self.answer_seconds)
 
     def _limit(self, in_flight: int, seconds: float, best: float) -> None:
-        self._since += 1.0
-        if best > 0.0 and seconds > _MUCH * best + _CONGESTED_SECONDS:
-            if in_flight > 1 and self._since >= self.limit:  # what was asked before the last change tells nothing new
-                self.limit, self._since = max(1.0, _DOWN * min(self.limit, float(in_flight))), 0.0
-        elif in_flight + 1.0 >= self.limit:
-            self.limit = min(float(self.capacity), self.limit + 1.0 / max(self.limit, 1.0))
+        """Once in a round (as many first tokens as are allowed at once): down if a quarter of them waited, else up."""
+        self._seen += 1
+        self._waited += best > 0.0 and in_flight > 1 and seconds > _MUCH * best + _CONGESTED_SECONDS
+        self._was_full = self._was_full or in_flight + 1.0 >= self.limit
+        if self._seen < self.limit:
+            return
+        if 4 * self._waited >= self._seen:
+            self.limit = max(1.0, _DOWN * min(self.limit, float(in_flight)))
+        elif self._was_full:
+            self.limit = min(float(self.capacity), self.limit + 1.0)
+        self._seen, self._waited, self._was_full = 0, 0, False
 
 
 def is_late(seconds: float, predicted: float) -> bool:

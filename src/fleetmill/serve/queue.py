@@ -12,7 +12,7 @@ with most, rather than be refused because of it.
 from __future__ import annotations
 
 import heapq
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -87,8 +87,9 @@ class Queue:
         """It waits no longer; once is enough."""
         tenant = self._tenants.get(place.tenant)
         waiting = tenant.waiting.get(place.priority, []) if tenant is not None else []
-        if place in waiting:
-            waiting.remove(place)
+        at = bisect_left(waiting, place)
+        if at < len(waiting) and waiting[at].number == place.number:
+            del waiting[at]
             self._size -= 1
 
     def served(self, place: Place) -> None:

@@ -209,7 +209,7 @@ class Relay:
             if not has_spoken:
                 has_spoken = True
                 if rewriter is None:
-                    attempt.answer.take_chunks(on_chunk)
+                    attempt.answer.take_chunks(on_chunks)
                 self.pool.spoke(attempt.server.name, self._now() - attempt.began, attempt.seat)
                 watch.begin()
             whole = feed(data)
@@ -221,12 +221,12 @@ class Relay:
             if events.is_broken:
                 _set(done, False)
 
-        def on_chunk(data: bytes, start: int) -> bool:
-            if not events.pass_on(data):
+        def on_chunks(data: bytes, content: bytes) -> bool:
+            if not events.pass_on(content):
                 return False
             watch.is_silent = False
-            add(data[start:-2])
-            reply.chunk(data)
+            add(content)
+            reply.chunks(data)
             return True
 
         def full(on: bool) -> None:

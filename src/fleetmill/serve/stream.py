@@ -35,9 +35,9 @@ class Events:
         self.is_done = False  # [DONE] was among them
         self.is_broken = False  # the server put an error among them
 
-    def pass_on(self, chunk: bytes) -> bool:
-        """Whether a chunk that ends with an event can go on as it is; else `feed` its content."""
-        return not self._rest and _DONE_MARK not in chunk and _BROKEN not in chunk
+    def pass_on(self, data: bytes) -> bool:
+        """Whether what ends with an event can go on as it is; else it is to be fed."""
+        return not self._rest and _DONE_MARK not in data and _BROKEN not in data
 
     def feed(self, data: bytes) -> bytes:
         """What can be handed on now: up to the end of the last whole event."""

@@ -89,8 +89,8 @@ class Room(Generic[Taken]):
                 give_back(given)
             raise
         finally:
-            self._guests.pop(place.number, None)
-            self._queue.leave(place)
+            if self._guests.pop(place.number, None) is not None:
+                self._queue.leave(place)
 
     def look(self) -> None:
         """Give what is free to those who are next."""
