@@ -45,6 +45,7 @@ OnBody = Callable[[bytes], None]
 OnEnd = Callable[[bool], None]  # whether the answer is whole
 OnChunks = Callable[[bytes, bytes], bool]  # whole chunks as they came, and their content; whether they were taken
 _CHUNK_END = b"\n\n\r\n"  # of a chunk that ends where a server-sent event does
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass(slots=True)
@@ -141,9 +142,9 @@ class _Upstream(asyncio.Protocol):
     def listen(self, on_body: OnBody, on_end: OnEnd) -> None:
         """From now on pieces go to `on_body`; those that came before it go first."""
         self._on_body, self._on_end = on_body, on_end
-        for data in self._early:
-            on_body(data)
-        self._early = []
+        if self._early:
+            early, self._early = b"".join(self._early), []
+            on_body(early)
         if self._ended is not None:
             self._tell()
 
@@ -178,10 +179,13 @@ class _Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""
-        if self.on_chunks is not None and self._is_edge and data.endswith(_CHUNK_END):
-            content = _chunks(data)
-            if content is not None and self.on_chunks(data, content):
-                return
+        if self.on_chunks is not None and self._is_edge:
+            whole = data[:-5] if data.endswith(_LAST_CHUNK) else data
+            content = _chunks(whole) if whole.endswith(_CHUNK_END) else None
+            if content is not None and self.on_chunks(whole, content):
+                if whole is data:
+                    return
+                data = _LAST_CHUNK
         if self._parser is None or self._ended is not None:
             self.cut()  # nobody asked
             return

@@ -118,7 +118,7 @@ class Learned:
         predicted = kind.seconds(load, tokens)
         if not at_once:
             self.waited(seconds, predicted, is_over=True)
-            self._limit(in_flight, seconds, kind.best(tokens))
+            self._limit(in_flight, seconds, kind.best(tokens) if seconds > _CONGESTED_SECONDS else 0.0)
         kind.learn(load, tokens, seconds, predicted)
 
     def waited(self, seconds: float, predicted: float, *, is_over: bool) -> None:

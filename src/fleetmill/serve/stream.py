@@ -21,7 +21,6 @@ MOST_KEPT = 8 * 1024 * 1024  # bytes of an answer that are kept for going on; a 
 _END = re.compile(rb"\r?\n\r?\n")
 _USAGE = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d+)')
 _DONE_END = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
-_DONE_MARK = b"[DONE]"
 _BROKEN = b'data: {"error"'
 _HEAD = ("id", "created", "model", "object")
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -37,7 +36,11 @@ class Events:
 
     def pass_on(self, data: bytes) -> bool:
         """Whether what ends with an event can go on as it is; else it is to be fed."""
-        return not self._rest and _DONE_MARK not in data and _BROKEN not in data
+        if self._rest or _BROKEN in data:
+            return False
+        if data.endswith(_DONE_END):
+            self.is_done = data.rstrip().endswith(b"data: [DONE]")
+        return True
 
     def feed(self, data: bytes) -> bytes:
         """What can be handed on now: up to the end of the last whole event."""
