@@ -93,7 +93,8 @@ def test_nothing_waits_inside_an_engine_for_long_whatever_its_capacity_is_said_t
 def test_a_limit_is_never_above_the_capacity_nor_below_one():
     learned, chance = Learned(4), random.Random(3)
     for _ in range(3000):
-        learned.spoke(at_once=False, in_flight=chance.randrange(1, 5), tokens=9, seconds=chance.choice([0.1, 0.1, 5.0]))
+        seconds = chance.choice([0.1, 0.1, 5.0])
+        learned.spoke(at_once=False, in_flight=chance.randrange(1, 5), tokens=9, seconds=seconds, predicted=0.1)
         assert 1.0 <= learned.limit <= 4.0
 
 

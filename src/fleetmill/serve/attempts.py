@@ -160,7 +160,8 @@ class Attempts:
         if isinstance(plan, Refusal):
             return plan
         choice = plan.choices[0]
-        return _Taken(choice, self._pool.began(choice.server.name, job.ask), plan)
+        seat = self._pool.began(choice.server.name, job.ask, choice.first_token_seconds)
+        return _Taken(choice, seat, plan)
 
     async def _taken(self, job: Job, like: Server | None) -> _Taken | Refusal:
         """The same, after waiting for it if need be. What was begun waits before all others, without end."""

@@ -22,9 +22,9 @@ _LITTLE_PACE = 0.02  # the same, per token
 _ENOUGH_TOKENS = 8  # an answer of fewer tells little of its pace
 _CONGESTED_SECONDS = 0.1  # what waits no longer than this does not wait
 _DOWN = 0.8
-_HIGH = 0.95  # share of first tokens that are to come within `high`
-_HIGH_STEP = 0.1
-_HIGH_RANGE = (1.2, 20.0)
+_HIGH, _STEP = 0.95, 0.1  # share of first tokens that are to come within `high`, and how fast that is learned
+_SOONER, _LATER = math.exp(_STEP * (_HIGH - 1.0)), math.exp(_STEP * _HIGH)
+_HIGH_LEAST, _HIGH_MOST = 1.2, 20.0
 
 
 @dataclass(slots=True)
@@ -77,9 +77,8 @@ class Kind:
     def learn(self, load: int, tokens: float, seconds: float, predicted: float) -> None:
         """A first byte came. What is far too late counts as `_MUCH` only: one bad hour is not the new rule at once."""
         if predicted > 0.0:
-            seen = seconds <= self.high * predicted
-            least, most = _HIGH_RANGE
-            self.high = min(most, max(least, self.high * math.exp(_HIGH_STEP * (_HIGH - seen))))
+            step = _SOONER if seconds <= self.high * predicted else _LATER
+            self.high = min(_HIGH_MOST, max(_HIGH_LEAST, self.high * step))
             if len(self.first) and is_late(seconds, predicted):
                 seconds = _MUCH * predicted + _LITTLE_SECONDS
         self.first.setdefault(load, Fit()).add(tokens, seconds)
@@ -112,10 +111,9 @@ class Learned:
         """What is known of that kind."""
         return self.at_once if at_once else self.pieces
 
-    def spoke(self, *, at_once: bool, in_flight: int, tokens: float, seconds: float) -> None:
-        """A first byte came; `in_flight`, `tokens`: as they were when it was asked, itself included."""
-        kind, load = self.kind(at_once), load_of(in_flight)
-        predicted = kind.seconds(load, tokens)
+    def spoke(self, *, at_once: bool, in_flight: int, tokens: float, seconds: float, predicted: float) -> None:
+        """A first byte came; all but `seconds` as it was when it was asked, itself included."""
+        kind, load = self.at_once if at_once else self.pieces, load_of(in_flight)
         if not at_once:
             self.waited(seconds, predicted, is_over=True)
             self._limit(in_flight, seconds, kind.best(tokens) if seconds > _CONGESTED_SECONDS else 0.0)

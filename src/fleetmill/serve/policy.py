@@ -90,6 +90,8 @@ def decide(
     paid = [c for c in in_time if left is None or all(c.worst[m] <= left.get(m, 0) for m in MEASURES)]
     if not paid:
         return Refusal(reason=Reason.BUDGET, sentence="the budget does not reach for the longest answer that is asked")
+    if len(paid) == 1:
+        return Plan(choices=tuple(paid))
     favourite = _favourite(ask, paid, standings)
     ordered = tuple(sorted(paid, key=lambda c: _order(c, standings[c.server.name], favourite)))
     first, *others = ordered

@@ -126,21 +126,23 @@ class Pool:
             found += max(1.0, min(state.learned.limit, state.server.capacity)) / state.learned.answer_seconds
         return found
 
-    def began(self, name: str, ask: Ask | None = None) -> Seat:
-        """Take a place at it, right after it was chosen."""
+    def began(self, name: str, ask: Ask | None = None, predicted: float | None = None) -> Seat:
+        """Take a place at it, right after it was chosen. `predicted`: seconds to its first byte, where it is known."""
         state = self._states.get(name)
         if state is None:
             return _told(name, 1)
         state.in_flight += 1
         own, at_once = (0.0, False) if ask is None else (ask.tokens_in * (1.0 - _hit(state, ask)), ask.at_once)
         tokens = state.unread + own
+        if predicted is None:
+            predicted = state.learned.kind(at_once).seconds(load_of(state.in_flight), tokens)
         seat = Seat(
             name=name,
             in_flight=state.in_flight,
             tokens=tokens,
             own=own,
             at_once=at_once,
-            predicted=state.learned.kind(at_once).seconds(load_of(state.in_flight), tokens),
+            predicted=predicted,
             era=state.era,
         )
         state.unread = tokens
@@ -165,7 +167,13 @@ class Pool:
             return
         seat.has_spoken = seconds or 1e-9
         state.unread = max(0.0, state.unread - seat.own)
-        state.learned.spoke(at_once=seat.at_once, in_flight=seat.in_flight, tokens=seat.tokens, seconds=seconds)
+        state.learned.spoke(
+            at_once=seat.at_once,
+            in_flight=seat.in_flight,
+            tokens=seat.tokens,
+            seconds=seconds,
+            predicted=seat.predicted,
+        )
         if seat.era == state.era:
             self._judge_pace(state)
 
