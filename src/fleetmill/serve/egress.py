@@ -43,9 +43,6 @@ class ServerUnreachedError(ServerLostError):
 
 OnBody = Callable[[bytes], None]
 OnEnd = Callable[[bool], None]  # whether the answer is whole
-OnChunks = Callable[[bytes, bytes], bool]  # whole chunks as they came, and their content; whether they were taken
-_CHUNK_END = b"\n\n\r\n"  # of a chunk that ends where a server-sent event does
-_LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass(slots=True)
@@ -65,13 +62,6 @@ class Answer:
             on_end(whole)
 
         self._upstream.listen(on_body, over)
-
-    def take_chunks(self, on_chunks: OnChunks) -> None:
-        """From now on whole chunks of which the last ends with an event go to `on_chunks` unread; all else as before.
-
-        It saves taking it apart and putting it together again, which is half the cost of a stream.
-        """
-        self._upstream.on_chunks = on_chunks
 
     async def first(self) -> None:
         """When the first piece of its body is here, or it has ended without."""
@@ -104,8 +94,6 @@ class _Upstream(asyncio.Protocol):
         self._first: asyncio.Future[None] | None = None
         self._ended: bool | None = None
         self._until_close = self._keeps = False
-        self.on_chunks: OnChunks | None = None
-        self._is_edge = False  # all that came so far ended with a chunk
         self.release: Callable[[_Upstream], None] = lambda upstream: None
 
     # the caller's side
@@ -119,8 +107,8 @@ class _Upstream(asyncio.Protocol):
         assert self.transport is not None
         self._parser = httptools.HttpResponseParser(self)
         self._headers, self._early, self._ended = {}, [], None
-        self._on_body = self._on_end = self.on_chunks = None
-        self._until_close = self._is_edge = False
+        self._on_body = self._on_end = None
+        self._until_close = False
         loop = asyncio.get_running_loop()
         self._head = loop.create_future()
         self.transport.write(head + body)
@@ -155,7 +143,7 @@ class _Upstream(asyncio.Protocol):
 
     def cut(self) -> None:
         """End the connection in the middle."""
-        self._on_body = self._on_end = self.on_chunks = None
+        self._on_body = self._on_end = None
         if self.transport is not None:
             self.transport.abort()
 
@@ -179,19 +167,11 @@ class _Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""
-        if self.on_chunks is not None and self._is_edge:
-            whole = data[:-5] if data.endswith(_LAST_CHUNK) else data
-            content = _chunks(whole) if whole.endswith(_CHUNK_END) else None
-            if content is not None and self.on_chunks(whole, content):
-                if whole is data:
-                    return
-                data = _LAST_CHUNK
         if self._parser is None or self._ended is not None:
             self.cut()  # nobody asked
             return
         try:
             self._parser.feed_data(data)
-            self._is_edge = self._is_edge and data.endswith(b"\r\n")  # else a part of the next chunk's size came too
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             if self._head is not None and not self._head.done():
                 self._head.set_exception(ServerLostError("the server's answer is no HTTP/1.1"))
@@ -225,14 +205,6 @@ class _Upstream(asyncio.Protocol):
             self._early.append(data)
             self._is_here()
 
-    def on_chunk_header(self) -> None:
-        """A chunk begins."""
-        self._is_edge = False
-
-    def on_chunk_complete(self) -> None:
-        """It ended."""
-        self._is_edge = True
-
     def on_message_complete(self) -> None:
         """It is whole."""
         assert self._parser is not None
@@ -254,7 +226,7 @@ class _Upstream(asyncio.Protocol):
 
     def _tell(self) -> None:
         """The end, once; only then may another request have this connection."""
-        told, self._on_body, self._on_end, self.on_chunks = self._on_end, None, None, None
+        told, self._on_body, self._on_end = self._on_end, None, None
         if told is not None:
             told(bool(self._ended))
         if self.transport is None or self.is_lost or self.transport.is_closing():
@@ -263,24 +235,6 @@ class _Upstream(asyncio.Protocol):
             self.release(self)
         else:
             self.transport.close()
-
-
-def _chunks(data: bytes) -> bytes | None:
-    """The content of bytes that are whole chunks, each size written as everybody writes it; None: read it with care."""
-    found, at, end = [], 0, len(data)
-    while at < end:
-        line = data.find(b"\r\n", at, at + 8)
-        size = data[at:line]
-        try:
-            start = line + 2
-            stop = start + int(size, 16)
-        except ValueError:
-            return None
-        if line < 0 or size != b"%x" % (stop - start) or data[stop : stop + 2] != b"\r\n" or stop == start:
-            return None
-        found.append(data[start:stop])
-        at = stop + 2
-    return b"".join(found) if len(found) > 1 else found[0]
 
 
 @lru_cache(maxsize=1024)

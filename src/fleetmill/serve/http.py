@@ -100,11 +100,6 @@ class Reply:
         if data and not self._transport.is_closing():
             self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
-    def chunks(self, data: bytes) -> None:
-        """Pieces that are chunks already: size, content, line end."""
-        if not self._transport.is_closing():
-            self._transport.write(data)
-
     def end(self) -> None:
         """It is whole."""
         self._write(b"0\r\n\r\n")

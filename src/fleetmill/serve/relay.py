@@ -208,8 +208,6 @@ class Relay:
             watch.is_silent = False
             if not has_spoken:
                 has_spoken = True
-                if rewriter is None:
-                    attempt.answer.take_chunks(on_chunks)
                 self.pool.spoke(attempt.server.name, self._now() - attempt.began, attempt.seat)
                 watch.begin()
             whole = feed(data)
@@ -220,14 +218,6 @@ class Relay:
                 piece(whole)
             if events.is_broken:
                 _set(done, False)
-
-        def on_chunks(data: bytes, content: bytes) -> bool:
-            if not events.pass_on(content):
-                return False
-            watch.is_silent = False
-            add(content)
-            reply.chunks(data)
-            return True
 
         def full(on: bool) -> None:
             watch.is_paused = on

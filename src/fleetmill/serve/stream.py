@@ -34,14 +34,6 @@ class Events:
         self.is_done = False  # [DONE] was among them
         self.is_broken = False  # the server put an error among them
 
-    def pass_on(self, data: bytes) -> bool:
-        """Whether what ends with an event can go on as it is; else it is to be fed."""
-        if self._rest or _BROKEN in data:
-            return False
-        if data.endswith(_DONE_END):
-            self.is_done = data.rstrip().endswith(b"data: [DONE]")
-        return True
-
     def feed(self, data: bytes) -> bytes:
         """What can be handed on now: up to the end of the last whole event."""
         if not self._rest and data.endswith(b"\n\n"):  # as most servers send
