@@ -338,7 +338,7 @@ def share(some: Sequence[Came]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True, help="folder with llmtrace-azure-conv, llmtrace-mooncake")
-    parser.add_argument("--seconds", type=float, default=15.0, help="simulated, per load")
+    parser.add_argument("--seconds", type=float, default=10.0, help="simulated, per load")
     parser.add_argument("--trace", choices=["azure-conv", "mooncake"], help="one of them alone")
     parser.add_argument("--times", type=Path, help="a fit of bench/engine_times.py")
     asked = parser.parse_args()
