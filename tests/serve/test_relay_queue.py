@@ -164,6 +164,19 @@ def test_an_answer_that_broke_off_waits_for_a_server_that_is_full():
     assert broken.endswith(stream.DONE)
 
 
+def test_a_deadline_is_for_the_first_token_and_what_has_begun_goes_on_after_it():
+    async def run():
+        async with stage([Engine("a", delay=0.05, faults=[("die", 8)]), Engine("b")]) as s:
+            s.relay.pool.spoke("b", 0.1)
+            body = {"model": "small", "stream": True, "max_tokens": 12}
+            body["messages"] = [{"role": "user", "content": "hello"}]
+            return await s.ask(body, headers={"x-fleetmill-deadline-ms": "250"}), [x.outcome for x in s.seen.sent]
+
+    (_, _, answer), outcomes = uvloop.run(run())
+    assert stream.spoken(answer).text == "".join(answer_to("hello", 12))
+    assert outcomes == ["broken", "whole"]
+
+
 def test_who_lets_others_go_before_does_and_nobody_can_push_in():
     async def run():
         async with stage([Engine("a", first=0.05)], a=ONE, gateway={"waiting": 8}) as s:

@@ -135,8 +135,8 @@ class Attempts:
     def _plan(self, job: Job, like: Server | None) -> Plan | Refusal:
         """The servers that may be asked now."""
         pool, ask = self._able(job, like), job.ask
-        if ask.seconds is not None:
-            ask = replace(ask, seconds=max(job.until - self._now(), 0.0))
+        if ask.seconds is not None:  # a deadline is for the first token: what has begun is not late
+            ask = replace(ask, seconds=None if job.resumed else max(job.until - self._now(), 0.0))
         left = self._purse.left(ask.tenant, ask.key)
         standings = self._pool.standings(ask)
         found = decide(ask, pool, standings, left)
@@ -164,7 +164,7 @@ class Attempts:
         return _Taken(choice, seat, plan)
 
     async def _taken(self, job: Job, like: Server | None) -> _Taken | Refusal:
-        """The same, after waiting for it if need be. What was begun waits before all others, without end."""
+        """The same, after waiting for it if need be. What was begun waits before all others."""
         if len(self.room):
             self.room.look()  # who waits goes first
         found = self._take(job, like)
@@ -178,7 +178,7 @@ class Attempts:
             lambda taken: self._pool.ended(taken.seat, good=None),
             tenant=job.ask.tenant,
             servers=frozenset(s.name for s in able),
-            until=job.until if like is None else float("inf"),
+            until=job.until if like is None else self._now() + FIRST_BYTE_SECONDS,
             seconds=first,
             cost=float(job.ask.tokens_in + job.ask.tokens_most),
             priority=job.ask.priority if like is None else _BEGUN,
@@ -203,7 +203,7 @@ class Attempts:
     async def _ask(self, job: Job, taken: _Taken, body: bytes, *, first: bool = False) -> Attempt | Refusal | None:
         """Ask it; None: it failed, and another may be tried. `first`: wait for the first piece too."""
         server, began, seconds = taken.choice.server, self._now(), FIRST_BYTE_SECONDS
-        if job.ask.seconds is not None:
+        if job.ask.seconds is not None and not job.resumed:
             seconds = min(seconds, max(job.until - began, 0.001))
         secret = self._secrets.get(server.name)
         stored, answer = is_stored(job.asked, job.path), None

@@ -107,7 +107,13 @@ class Room(Generic[Taken]):
             if guest.found.done():  # it has just left
                 self._queue.leave(place)
                 continue
-            taken = guest.take()
+            try:
+                taken = guest.take()
+            except Exception as error:  # noqa: BLE001 - it is the guest's, not of whoever just gave a place back
+                self._queue.leave(place)
+                del self._guests[place.number]
+                guest.found.set_exception(error)
+                continue
             if not isinstance(taken, Refusal):
                 self._queue.served(place)
             elif taken.reason in (Reason.BUSY, Reason.DOWN):
