@@ -16,6 +16,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
+_SLACK = 1e-6  # seconds: sums of floats may be off by that
 Rate = Callable[[frozenset[str]], float]  # answers per second that these servers end together
 
 
@@ -156,9 +157,9 @@ class Queue:
                 paces[place.servers] = 1.0 / pace if pace > 0.0 else float("inf")
             turn = paces[place.servers]
             late = now + ahead * turn + place.seconds - place.until
-            if is_new and late > 0.0:
+            if is_new and late > _SLACK:
                 return late, None
-            if not is_new and late > 0.0 >= late - turn:  # in time but for the new one
+            if not is_new and late > _SLACK >= late - turn:  # in time but for the new one
                 return late, place
         return None
 
