@@ -159,7 +159,7 @@ class Queue:
             late = now + ahead * turn + place.seconds - place.until
             if is_new and late > _SLACK:
                 return late, None
-            if not is_new and late > _SLACK >= late - turn:  # in time but for the new one
+            if not is_new and late > _SLACK >= late - 2 * turn:  # in time but for the new one; a turn may be half over
                 return late, place
         return None
 
