@@ -50,7 +50,10 @@ class Engine:
     """A simulated engine: an OpenAI server that dies, stalls or errs after so many tokens when it is told to."""
 
     name: str
-    delay: float = 0.0
+    delay: float = 0.0  # seconds before each token
+    first: float = 0.0  # seconds before the first sign of an answer
+    open: int = 0  # answers being made
+    most: int = 0  # that were being made at once
     faults: list[tuple[str, int]] = field(default_factory=list)  # for the next requests, one each
     seen: list[dict] = field(default_factory=list)
     connections: int = 0
@@ -59,12 +62,22 @@ class Engine:
     async def handle(self, request: Request, reply: Reply) -> None:
         asked = json.loads(request.body or b"{}")
         self.seen.append(asked)
+        self.open += 1
+        self.most = max(self.most, self.open)
+        try:
+            await self._answer(asked, reply)
+        finally:
+            self.open -= 1
+
+    async def _answer(self, asked: dict, reply: Reply) -> None:
         fault, after = self.faults.pop(0) if self.faults else ("", -1)
         if fault == "500":
             reply.whole(500, b'{"error":{"message":"out of memory"}}')
             return
         if fault == "hang":
             await asyncio.sleep(3600)
+        if self.first:
+            await asyncio.sleep(self.first)
         chat = "messages" in asked
         before = ""
         if chat:
@@ -122,6 +135,8 @@ class Engine:
         if chat:
             reply.piece(event(None, role=True))
         for n, word in enumerate(left):
+            if reply.is_gone:
+                return
             if n == after:
                 if fault == "die":
                     reply.abort()
@@ -259,8 +274,8 @@ def _unchunked(data: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def stage(engines: list[Engine], *, tenant=None, stall_seconds=0.3, purse=None, **changes):
-    """`changes`: of all servers, or a dict by the engine's name."""
+async def stage(engines: list[Engine], *, tenant=None, stall_seconds=0.3, purse=None, gateway=None, **changes):
+    """`changes`: of servers, a dict by the engine's name; `gateway`: further arguments of the relay."""
     loop, servers = asyncio.get_running_loop(), []
     for engine in engines:
         found = await loop.create_server(lambda e=engine: Connection(e.handle, set()), "127.0.0.1", 0)
@@ -269,7 +284,8 @@ async def stage(engines: list[Engine], *, tenant=None, stall_seconds=0.3, purse=
     pool = Pool([server_of(e, **changes.get(e.name, {})) for e in engines], clock=time.monotonic)
     seen = Seen()
     who = tenant or Tenant(name="t", label=Label.OPEN, consent=True)
-    relay = Relay(pool, keys=OneKey(who), purse=purse or Unlimited(), witness=seen, stall_seconds=stall_seconds)
+    more = {"stall_seconds": stall_seconds} | (gateway or {})
+    relay = Relay(pool, keys=OneKey(who), purse=purse or Unlimited(), witness=seen, **more)
     connections: set[Connection] = set()
     front = await loop.create_server(lambda: Connection(relay.handle, connections), "127.0.0.1", 0)
     try:

@@ -126,6 +126,9 @@ class ServeSettings:
     port: int = 8790  # 0: any free one
     workers: int = 1  # processes at the one port
     stall_seconds: float = 15.0  # between two pieces of an answer: longer counts as death
+    wait_seconds: float = 30.0  # for a server with room, where the request gives no deadline
+    waiting: int = 256  # requests that may wait when all servers are full; 0: none, they are refused at once
+    hedge_share: float = 0.05  # of the requests: so many may be asked of a second server when the first is late
     providers: tuple[str, ...] = ("CPUExecutionProvider",)  # of ONNX Runtime, for the lines' models; first come first
     lines: Mapping[str, ServeLineSettings] = field(default_factory=dict)  # tables [serve.lines.NAME]
     backend: tuple[BackendSettings, ...] = ()  # tables [[serve.backend]]
@@ -234,6 +237,12 @@ def _check(settings: Settings) -> None:
         raise InvalidInputError(f"log_level {settings.log_level!r}: must be one of {', '.join(LEVELS)}")
     for name, line in settings.lines.items():
         _check_line(name, line)
+    serve = settings.serve
+    if not (serve.wait_seconds > 0 and serve.waiting >= 0 and 0 <= serve.hedge_share <= 1):
+        raise InvalidInputError(
+            f"[serve] wait_seconds = {serve.wait_seconds}, waiting = {serve.waiting}, hedge_share = "
+            f"{serve.hedge_share}: must be above 0, 0 or more, and from 0 to 1"
+        )
     for backend in settings.serve.backend:
         check_backend(backend)
     for name, served in settings.serve.lines.items():

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,15 +21,19 @@ from simulated import Engine
 
 COMMAND = [sys.executable, "-m", "fleetmill.cli"]
 CANARY = "canary-7f3a9c41d2"  # in every prompt
+ASKED = {"model": "small", "max_tokens": 8, "messages": [{"role": "user", "content": f"{CANARY} a@b.example"}]}
 BACKEND = """
 [serve]
 port = 0
 stall_seconds = 0.5
+waiting = 3
+hedge_share = 1.0
 """
 SERVER = """
 [[serve.backend]]
 name = "{name}"
 address = "http://127.0.0.1:{port}"
+capacity = 1
 models = [{{name = "small", digest = "m", template = "t", capabilities = ["chat", "completions", "tools"]}}]
 """
 
@@ -75,52 +83,130 @@ def run(*words):
     return found.stdout
 
 
-def test_a_canary_is_nowhere_after_every_failure_and_a_kill(tmp_path, engines):
-    home, log = tmp_path / "home", tmp_path / "gateway.log"
-    run("init", "--home", home, "--root-key", tmp_path / "root.pem")
-    settings = BACKEND + "".join(SERVER.format(name=e.name, port=e.port) for e in engines)
-    (home / "fleetmill.toml").write_text('log_level = "debug"\n' + settings)
-    run("serve", "tenant", "set", "acme", "--label", "premises", "--detector", "email", "--home", home)
-    key = json.loads(run("serve", "key", "add", "acme", "--home", home, "--json"))["key"]
-    with log.open("w") as out:
-        gateway = subprocess.Popen(
-            [*COMMAND, "serve", "--home", str(home)], stdout=subprocess.PIPE, stderr=out, text=True
-        )
-    address = gateway.stdout.readline().split()[1]
-    client = httpx.Client(base_url=address, headers={"authorization": f"Bearer {key}"}, timeout=10)
-    asked = {"model": "small", "max_tokens": 8, "messages": [{"role": "user", "content": f"{CANARY} a@b.example"}]}
-    stream = {**asked, "stream": True}
+class Gateway:
+    """`fleetmill serve` as a process, and everything that it could leave behind."""
 
-    answers = [client.post("/v1/chat/completions", json=asked)]
-    for faults in (["die"], ["tear"], ["stall"], ["error"], ["short"], ["500"], ["leak"], ["die", "die", "die"]):
-        for engine, fault in zip(engines, faults, strict=False):
-            engine.faults = [(fault, 3)]
-        answers.append(client.post("/v1/chat/completions", json=stream))
+    def __init__(self, folder, engines):
+        self.folder, self.home, self._started = folder, folder / "home", 0
+        run("init", "--home", self.home, "--root-key", folder / "root.pem")
+        settings = BACKEND + "".join(SERVER.format(name=e.name, port=e.port) for e in engines)
+        (self.home / "fleetmill.toml").write_text('log_level = "debug"\n' + settings)
+        run("serve", "tenant", "set", "acme", "--label", "premises", "--detector", "email", "--home", self.home)
+        self.key = json.loads(run("serve", "key", "add", "acme", "--home", self.home, "--json"))["key"]
+
+    def start(self) -> httpx.Client:
+        """Started where a core may be written, and would lie in the folder."""
+        self._started += 1
+        with (self.folder / f"gateway-{self._started}.err").open("w") as err:
+            words = [*COMMAND, "serve", "--home", str(self.home)]
+            self.process = subprocess.Popen(
+                words, stdout=subprocess.PIPE, stderr=err, text=True, cwd=self.folder, preexec_fn=cores_allowed
+            )
+        address = self.process.stdout.readline().split()[1]
+        return httpx.Client(base_url=address, headers={"authorization": f"Bearer {self.key}"}, timeout=10)
+
+    def die(self, by: int) -> None:
+        """By that signal; what it said on stdout is kept too."""
+        self.process.send_signal(by)
+        (self.folder / f"gateway-{self._started}.out").write_text(self.process.stdout.read())
+        assert self.process.wait(10) == -by
+        self.process.stdout.close()
+
+
+def cores_allowed():
+    most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+
+
+def everything(folder) -> dict[str, bytes]:
+    """Every file, of whatever name."""
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def talk(client, **more):
+    """One streamed answer's response."""
+    return client.post("/v1/chat/completions", json={**ASKED, "stream": True, **more})
+
+
+def scenarios(client, engines):
+    """name -> response of every way that a request can go."""
+    found = {"at once": client.post("/v1/chat/completions", json=ASKED), "stream": talk(client)}
+    for faults in ("die", "tear", "stall", "error", "short", "500", "leak", "die die die", "hang"):
+        shared = [(fault, 3) for fault in faults.split()]  # whoever is asked first, second, third
+        for engine in engines:
+            engine.faults = shared
+        found[faults] = talk(client)
         for engine in engines:
             engine.faults = []
-    answers += [
-        client.post("/v1/chat/completions", content=b'{"model": "small", "x": "' + CANARY.encode()),  # no JSON
-        client.post("/v1/chat/completions", json={**asked, "max_tokens": CANARY}),
-        client.post("/v1/chat/completions", json={**asked, "messages": CANARY}),  # the engine chokes on it
-        client.post("/v2/models/none/infer", json={"inputs": CANARY}),
-        client.post("/v1/chat/completions", json=stream, headers={"x-fleetmill-label": "device"}),
-    ]
-    metrics = client.get("/metrics").text
-    engines[0].faults = engines[1].faults = engines[2].faults = [("stall", 2)] * 9
-    with client.stream("POST", "/v1/chat/completions", json=stream) as last:
-        next(last.iter_raw())
-        gateway.send_signal(signal.SIGKILL)
-        gateway.wait()
-    gateway.stdout.close()
+    for engine in engines:
+        engine.first = 0.2
+    with ThreadPoolExecutor(9) as threads:  # three servers of one place each, and three may wait
+        asked = [threads.submit(talk, client, user=str(n)) for n in range(9)]
+        found |= {f"queue {n}": one.result() for n, one in enumerate(asked)}
+    for engine in engines:
+        engine.first = 0.0
+    chat = "/v1/chat/completions"
+    found |= {
+        "deadline": client.post(chat, json=ASKED, headers={"x-fleetmill-deadline-ms": "1"}),
+        "refused by its label": client.post(chat, json=ASKED, headers={"x-fleetmill-label": "device"}),
+        "a label that is none": client.post(chat, json=ASKED, headers={"x-fleetmill-label": CANARY}),
+        "a priority that is none": client.post(chat, json=ASKED, headers={"x-fleetmill-priority": CANARY}),
+        "a conversation": client.post(chat, json=ASKED, headers={"x-fleetmill-conversation": CANARY}),
+        "no JSON": client.post(chat, content=b'{"model": "small", "x": "' + CANARY.encode()),
+        "a wrong number": client.post(chat, json={**ASKED, "max_tokens": CANARY}),
+        "another key": client.post(chat, json=ASKED, headers={"authorization": f"Bearer {CANARY}"}),
+        "another model": client.post(chat, json={**ASKED, "model": f"m-{CANARY}"}),
+        "the engine chokes": client.post(chat, json={**ASKED, "messages": CANARY}),
+        "no such path": client.get(f"/v1/{CANARY}"),
+        "inference": client.post("/v2/models/none/infer", json={"inputs": CANARY}),
+        "a list of tools": client.post(chat, json={**ASKED, "tools": [{"type": "function", "name": CANARY}]}),
+    }
+    return found
 
-    assert [a.status_code for a in answers[:7]] == [200] * 7
-    assert answers[-1].status_code == 403
-    assert sum(CANARY in json.dumps(seen) for e in engines for seen in e.seen) > 10  # it did go where it should
-    errors = "".join(a.text for a in answers if a.status_code >= 400)
-    everything = {str(p): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    assert CANARY not in errors
+
+def test_a_canary_is_nowhere_after_every_failure_and_every_death(tmp_path, engines):
+    gateway = Gateway(tmp_path, engines)
+    deaths = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV)
+    for number, death in enumerate(deaths):
+        with gateway.start() as client:
+            if number == 0:
+                found = scenarios(client, engines)
+                metrics = client.get("/metrics").text
+            for engine in engines:
+                engine.faults = [("stall", 2)] * 9
+            with client.stream("POST", "/v1/chat/completions", json={**ASKED, "stream": True}) as last:
+                next(last.iter_raw())
+                gateway.die(death)
+            for engine in engines:
+                engine.faults = []
+
+    statuses = {name: answer.status_code for name, answer in found.items()}
+    whole = ("at once", "stream", "die", "tear", "stall", "error", "short", "500", "leak", "hang")
+    assert {name: statuses[name] for name in whole} == dict.fromkeys(whole, 200)
+    queued = Counter(statuses[f"queue {n}"] for n in range(9))
+    assert queued[200] >= 3
+    assert queued[429] >= 1
+    assert [statuses[n] for n in ("refused by its label", "a label that is none", "no JSON", "another key")] == [
+        403, 400, 400, 401,
+    ]  # fmt: skip
+    assert sum(CANARY in json.dumps(seen) for e in engines for seen in e.seen) > 20  # it did go where it should
+    told = {n: a.text for n, a in found.items() if a.status_code >= 400 and n not in ("another model", "no such path")}
+    assert [name for name, text in told.items() if CANARY in text] == []  # those two repeat what the caller named
     assert CANARY not in metrics
-    assert [path for path, data in everything.items() if CANARY.encode() in data] == []
-    proof = run("serve", "prove", "--label", "premises", "--tier", "premises", "--home", home)
+    assert "fleetmill_serve_hedged 1" in metrics
+    left = everything(tmp_path)
+    assert [path for path, data in left.items() if CANARY.encode() in data] == []
+    assert [path for path in left if Path(path).name.startswith("core")] == []
+    proof = run("serve", "prove", "--label", "premises", "--tier", "premises", "--home", gateway.home)
     assert proof.startswith("no record with label >= premises left tier premises")
     assert int(proof.split(": ")[1].split()[0]) > 20
+
+
+def test_a_core_would_have_been_found(tmp_path):
+    """What the kernel writes of a process that does not forbid it; where it writes nothing, the check above is idle."""
+    text = f"import os; held = '{CANARY[:6]}' + '{CANARY[6:]}'; os.abort()"
+    code = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, preexec_fn=cores_allowed, stderr=subprocess.PIPE)
+    assert code.returncode == -signal.SIGABRT
+    cores = [path for path, data in everything(tmp_path).items() if CANARY.encode() in data]
+    if not cores:
+        pytest.skip("the kernel writes no core file into a process's folder here (core_pattern, or no limit to raise)")

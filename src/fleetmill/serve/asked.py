@@ -26,6 +26,7 @@ WANTS = {
 _CONVERSATIONS = 100_000
 _DEFAULT_TOKENS = 1024
 _MOST = ("max_completion_tokens", "max_tokens", "max_output_tokens")  # the last is that of `/v1/responses`
+_MOST_PREFIX = 256 * 1024  # bytes of a prompt that are looked at for what a server may have read before
 
 
 @dataclass(slots=True)
@@ -39,7 +40,9 @@ class Job:
     asked: Mapping[str, Any] = field(repr=False)
     is_stream: bool
     tried: set[str] = field(default_factory=set)  # servers
+    outrun: set[str] = field(default_factory=set)  # of these those that did not fail: another was faster
     resumed: int = 0
+    until: float = 0.0  # its first token must be there by then, on the relay's clock
 
 
 class Conversations:
@@ -76,6 +79,7 @@ def read_job(request: Request, tenant: Tenant, key: str, talks: Conversations) -
     most = next((asked[n] for n in _MOST if asked.get(n) is not None), None)
     if most is not None and (not isinstance(most, int) or most < 1):
         raise ValueError("max_tokens must be a whole number above 0")
+    is_stream = asked.get("stream") is True
     ask = Ask(
         tenant=tenant.name,
         key=key,
@@ -88,8 +92,9 @@ def read_job(request: Request, tenant: Tenant, key: str, talks: Conversations) -
         seconds=_seconds(request.headers.get(b"x-fleetmill-deadline-ms")),
         consent=tenant.consent or request.headers.get(b"x-fleetmill-consent", b"") == b"partner",
         prefix=_prefix(tenant.name, request.body),
+        at_once=not is_stream,
+        priority=_priority(request.headers.get(b"x-fleetmill-priority")),
     )
-    is_stream = asked.get("stream") is True
     return Job(id=os.urandom(8).hex(), path=request.path, ask=ask, body=request.body, asked=asked, is_stream=is_stream)
 
 
@@ -116,8 +121,22 @@ def _label(request: Request, tenant: Tenant, talks: Conversations) -> Label:
 
 
 def _prefix(tenant: str, body: bytes) -> tuple[str, ...]:
-    """Salted digest of the prompt's beginning: equal beginnings of one tenant meet the same cache."""
-    return (hashlib.sha256(tenant.encode() + body[:1024]).hexdigest()[:16],) if len(body) >= 1024 else ()
+    """Salted digests of the prompt's first 1, 2, 4 ... KiB: equal beginnings of one tenant meet the same cache."""
+    found, made, at, size = [], hashlib.sha256(tenant.encode()), 0, 1024
+    while size <= len(body) and size <= _MOST_PREFIX:
+        made.update(body[at:size])
+        found.append(made.hexdigest()[:16])
+        at, size = size, size * 2
+    return tuple(found)
+
+
+def _priority(header: bytes | None) -> int:
+    """A caller may let others go before; nobody may push in."""
+    if header is None or header == b"normal":
+        return 0
+    if header != b"low":
+        raise ValueError("x-fleetmill-priority must be low or normal")
+    return -1
 
 
 def _answers(asked: Mapping[str, Any]) -> int:

@@ -33,6 +33,14 @@ class ServerLostError(UnavailableError):
     """A server did not answer, or not to the end."""
 
 
+class ServerSlowError(ServerLostError):
+    """It did not begin within the time that was given."""
+
+
+class ServerUnreachedError(ServerLostError):
+    """There was no connection: nothing was sent."""
+
+
 OnBody = Callable[[bytes], None]
 OnEnd = Callable[[bool], None]  # whether the answer is whole
 
@@ -55,6 +63,10 @@ class Answer:
 
         self._upstream.listen(on_body, over)
 
+    async def first(self) -> None:
+        """When the first piece of its body is here, or it has ended without."""
+        await self._upstream.first()
+
     def pause(self, on: bool) -> None:
         """Stop or go on reading from the server: what the client does not take is not fetched."""
         if not self._is_over:
@@ -72,13 +84,14 @@ class _Upstream(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self.is_lost = self.was_slow = False
+        self.is_lost = False
         self._parser: httptools.HttpResponseParser | None = None
         self._head: asyncio.Future[tuple[int, dict[bytes, bytes]]] | None = None
         self._headers: dict[bytes, bytes] = {}
         self._on_body: OnBody | None = None
         self._on_end: OnEnd | None = None
         self._early: list[bytes] = []
+        self._first: asyncio.Future[None] | None = None
         self._ended: bool | None = None
         self._until_close = self._keeps = False
         self.release: Callable[[_Upstream], None] = lambda upstream: None
@@ -105,12 +118,21 @@ class _Upstream(asyncio.Protocol):
         finally:
             timer.cancel()
 
+    async def first(self) -> None:
+        """When a piece is here, or the end."""
+        if not self._early and self._ended is None:
+            self._first = asyncio.get_running_loop().create_future()
+            try:
+                await self._first
+            finally:
+                self._first = None
+
     def listen(self, on_body: OnBody, on_end: OnEnd) -> None:
         """From now on pieces go to `on_body`; those that came before it go first."""
         self._on_body, self._on_end = on_body, on_end
-        for data in self._early:
-            on_body(data)
-        self._early = []
+        if self._early:
+            early, self._early = b"".join(self._early), []
+            on_body(early)
         if self._ended is not None:
             self._tell()
 
@@ -127,8 +149,7 @@ class _Upstream(asyncio.Protocol):
 
     def _late(self, seconds: float) -> None:
         if self._head is not None and not self._head.done():
-            self.was_slow = True
-            self._head.set_exception(ServerLostError(f"no answer within {seconds:g} s"))
+            self._head.set_exception(ServerSlowError(f"no answer within {seconds:g} s"))
 
     # asyncio's side
 
@@ -182,6 +203,7 @@ class _Upstream(asyncio.Protocol):
             self._on_body(data)
         else:
             self._early.append(data)
+            self._is_here()
 
     def on_message_complete(self) -> None:
         """It is whole."""
@@ -194,8 +216,13 @@ class _Upstream(asyncio.Protocol):
     def _end(self, *, whole: bool) -> None:
         if self._ended is None and self._parser is not None:
             self._ended = whole
+            self._is_here()
             if self._on_end is not None:
                 self._tell()
+
+    def _is_here(self) -> None:
+        if self._first is not None and not self._first.done():
+            self._first.set_result(None)
 
     def _tell(self) -> None:
         """The end, once; only then may another request have this connection."""
@@ -238,14 +265,17 @@ class Egress:
         headers: Mapping[str, str] | None = None,
         method: str = "POST",
         seconds: float = 60.0,
+        again: bool = True,
     ) -> Answer:
         """Send a request to `server`; its answer when head and headers are here.
 
-        `headers`: such as the key that the server itself wants. `seconds`: for the first byte.
+        `headers`: such as the key that the server itself wants. `seconds`: for the first byte. `again`: it may be sent
+        once more where a connection that had been idle turns out to be closed.
 
         Raises:
             EgressRefusedError: the rule forbids it; no socket was opened.
-            ServerLostError: no connection, no answer in time, or none that can be read.
+            ServerLostError: no connection (ServerUnreachedError), no answer in time (ServerSlowError), or none that can
+                be read.
         """
         if not may_send(label, server.tier, consent=consent):
             self.refused += 1
@@ -259,11 +289,13 @@ class Egress:
             status, found = await upstream.ask(head, body, seconds)
         except ServerLostError as error:
             upstream.cut()
-            if was_idle and not upstream.was_slow:  # it was closed while it waited: that says nothing about the server
+            if (
+                again and was_idle and not isinstance(error, ServerSlowError)
+            ):  # it was closed while it waited: that says nothing about the server
                 return await self.send(
                     server, path, body, label=label, consent=consent, headers=headers, method=method, seconds=seconds
                 )
-            raise ServerLostError(f"server {server.name}: {error}") from None
+            raise type(error)(f"server {server.name}: {error}") from None
         except asyncio.CancelledError:
             upstream.cut()
             raise
@@ -278,7 +310,7 @@ class Egress:
 
     async def _connection(self, server: Server) -> tuple[_Upstream, bool]:
         """A connection, and whether it waited here."""
-        idle = self._idle.setdefault(server.address, deque())
+        idle = self._idle.setdefault(server.address, deque())  # names may be given anew, to another place
         while idle:
             upstream = idle.pop()
             if not upstream.is_lost and upstream.transport is not None and not upstream.transport.is_closing():
@@ -292,7 +324,7 @@ class Egress:
                 CONNECT_SECONDS,
             )
         except (OSError, asyncio.TimeoutError) as error:
-            raise ServerLostError(f"server {server.name}: no connection ({type(error).__name__})") from None
+            raise ServerUnreachedError(f"server {server.name}: no connection ({type(error).__name__})") from None
         self.opened[server.name] = self.opened.get(server.name, 0) + 1
         upstream.release = lambda done: idle.append(done) if len(idle) < KEPT else done.cut()
         return upstream, False

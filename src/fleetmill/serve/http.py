@@ -23,6 +23,9 @@ MOST_BODY = 16 * 1024 * 1024
 IDLE_SECONDS = 75.0
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LENGTH = re.compile(rb"[0-9]+")
+_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})  # twice could be read in two ways
+_LOWER: dict[bytes, bytes] = {}  # header names as they came: as they are kept
+_MOST_NAMES = 1024
 _HIGH_WATER = 256 * 1024
 _WORDS = {
     200: "OK",
@@ -151,7 +154,7 @@ class Connection(asyncio.Protocol):
 
     def _fresh(self) -> None:
         self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: dict[bytes, bytes] = {}
         self._head = 0
         self._body: list[bytes] = []
         self._size = 0
@@ -206,25 +209,34 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
-        self._count(len(name) + len(value))
+        self._head += len(name) + len(value)
+        if self._head > MOST_HEAD:
+            self._fail(431)
+        known = _LOWER.get(name) or self._lower(name)
+        if known in _ONCE and known in self._headers:
+            self._fail(400)
+        self._headers[known] = value
+
+    def _lower(self, name: bytes) -> bytes:
+        """A name in lower case; the usual ones are looked up."""
         if not _NAME.fullmatch(name):
             self._fail(400)
-        self._headers.append((name.lower(), value))
+        if len(_LOWER) < _MOST_NAMES:
+            _LOWER[name] = name.lower()
+        return name.lower()
 
     def on_headers_complete(self) -> None:
         """All headers are here: what could be read in two ways ends now."""
-        lengths = [v for n, v in self._headers if n == b"content-length"]
-        codings = [v for n, v in self._headers if n == b"transfer-encoding"]
-        hosts = [v for n, v in self._headers if n == b"host"]
-        if len(lengths) > 1 or len(codings) > 1 or (lengths and codings) or len(hosts) != 1:
+        length, coding = self._headers.get(b"content-length"), self._headers.get(b"transfer-encoding")
+        if b"host" not in self._headers or (length is not None and coding is not None):
             self._fail(400)
-        if codings and codings[0].strip().lower() != b"chunked":
+        if coding is not None and coding.strip().lower() != b"chunked":
             self._fail(400)
-        if lengths and not _LENGTH.fullmatch(lengths[0]):
+        if length is not None and not _LENGTH.fullmatch(length):
             self._fail(400)
-        if lengths and int(lengths[0]) > MOST_BODY:
+        if length is not None and int(length) > MOST_BODY:
             self._fail(413)
-        if dict(self._headers).get(b"expect", b"").lower() == b"100-continue" and self._transport is not None:
+        if self._headers.get(b"expect", b"").lower() == b"100-continue" and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
@@ -243,7 +255,7 @@ class Connection(asyncio.Protocol):
         request = Request(
             method=self._parser.get_method().decode(),
             path=self._url.decode("ascii", "replace"),
-            headers=dict(self._headers),
+            headers=self._headers,
             body=b"".join(self._body),
         )
         keep = self._parser.should_keep_alive()

@@ -14,7 +14,6 @@ from fleetmill.core.ids import sha256
 from fleetmill.core.serve import MEASURES, Ask, Label, Measure, Server, Standing, may_send, reach
 
 _MORE_LOAD = 1.25  # times the mean of its tier: a favourite may carry that much
-_HEDGE_SECONDS = 0.25  # a second server is asked only where the first may take longer than this
 
 
 class Reason(str, Enum):
@@ -47,7 +46,8 @@ class Plan:
     """Servers to ask, one after another; never empty."""
 
     choices: tuple[Choice, ...]
-    hedge: str = ""  # a server of the first one's tier that may be asked too when the first is slow; "": none
+    hedge: str = ""  # a server no farther than the first that may be asked too when the first is slow; "": none
+    hedge_seconds: float = 0.0  # after which the first is slow: 19 of 20 would have begun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +80,7 @@ def decide(
     up = [s for s in able if _is_up(standings.get(s.name))]
     if not up:
         return _later(Reason.DOWN, f"all {len(able)} servers that may answer are down")
-    free = [s for s in up if standings[s.name].in_flight < s.capacity]
+    free = [s for s in up if standings[s.name].has_room(s)]
     if not free:
         return _later(Reason.BUSY, f"all {len(up)} servers that may answer are full")
     choices = [_choice(ask, s, standings[s.name]) for s in free]
@@ -90,9 +90,28 @@ def decide(
     paid = [c for c in in_time if left is None or all(c.worst[m] <= left.get(m, 0) for m in MEASURES)]
     if not paid:
         return Refusal(reason=Reason.BUDGET, sentence="the budget does not reach for the longest answer that is asked")
+    if len(paid) == 1:
+        return Plan(choices=tuple(paid))
     favourite = _favourite(ask, paid, standings)
     ordered = tuple(sorted(paid, key=lambda c: _order(c, standings[c.server.name], favourite)))
-    return Plan(choices=ordered, hedge=_hedge(ordered))
+    first, *others = ordered
+    hedge = next((c.server.name for c in others if c.server.tier <= first.server.tier), "")
+    return Plan(choices=ordered, hedge=hedge, hedge_seconds=standings[first.server.name].high_seconds)
+
+
+def answering(ask: Ask, pool: Sequence[Server], standings: Mapping[str, Standing]) -> list[Server]:
+    """Those of `pool` that may and can answer and are up, full or not: for whom a request may wait."""
+    return [
+        s
+        for s in pool
+        if may_send(ask.label, s.tier, consent=ask.consent) and is_able(ask, s) and _is_up(standings.get(s.name))
+    ]
+
+
+def is_stored(asked: Mapping[str, object], path: str) -> bool:
+    """Whether a server keeps what it answers, so that asking twice would keep it twice: no retry, no hedge."""
+    said = asked.get("store")
+    return bool(path == "/v1/responses" if said is None else said)
 
 
 def is_able(ask: Ask, server: Server) -> bool:
@@ -143,14 +162,15 @@ def _choice(ask: Ask, server: Server, standing: Standing) -> Choice:
 def _favourite(ask: Ask, choices: Sequence[Choice], standings: Mapping[str, Standing]) -> str:
     """The server of the nearest tier that most likely holds the prompt's beginning in its cache; "": none.
 
-    The same beginning goes to the same server (rendezvous hashing), so long as that is not loaded a quarter above the
-    mean of its tier: a cache saves less than a queue costs.
+    The one that has read most of it, as far as is known here; else the same beginning goes to the same server
+    (rendezvous hashing). So long as that is not loaded a quarter above the mean of its tier: a cache saves less than a
+    queue costs.
     """
     if not ask.prefix:
         return ""
     nearest = min(c.server.tier for c in choices)
     near = [c.server for c in choices if c.server.tier == nearest]
-    best = max(near, key=lambda s: sha256(f"{ask.prefix[0]} {s.name}".encode()))
+    best = max(near, key=lambda s: (standings[s.name].hit, sha256(f"{ask.prefix[0]} {s.name}".encode())))
     mean = sum(standings[s.name].in_flight / s.capacity for s in near) / len(near)
     is_light = standings[best.name].in_flight / best.capacity <= _MORE_LOAD * mean + 1.0 / best.capacity
     return best.name if is_light else ""
@@ -169,13 +189,6 @@ def _order(choice: Choice, standing: Standing, favourite: str) -> tuple[float, .
         float(is_hot),
         choice.first_token_seconds if not is_hot else float(standing.in_flight) / choice.server.capacity,
     )
-
-
-def _hedge(ordered: Sequence[Choice]) -> str:
-    first, *others = ordered
-    if first.first_token_seconds < _HEDGE_SECONDS:
-        return ""
-    return next((c.server.name for c in others if c.server.tier == first.server.tier), "")
 
 
 def raised(label: Label, found: Sequence[Label]) -> Label:

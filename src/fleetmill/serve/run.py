@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fleetmill.core.errors import UnavailableError
+from fleetmill.seams.processes import leave_no_core
 from fleetmill.serve.http import Connection, Handle
 
 DRAIN_SECONDS = 30.0
@@ -68,7 +69,11 @@ def signals(stop: asyncio.Event) -> Iterator[None]:
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run on uvloop where it is there, else on asyncio's own loop: slower, and the same."""
+    """Run on uvloop where it is there, else on asyncio's own loop: slower, and the same.
+
+    What passes through lies in this process's memory, so that leaves no image of itself behind.
+    """
+    leave_no_core()
     try:
         import uvloop
     except ImportError:

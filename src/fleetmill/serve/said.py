@@ -53,7 +53,7 @@ class Said:
 
     def tokens(self, ask: Ask) -> tuple[int, int]:
         """(read, written) by the server that spoke last, as it counted; else one token an event. To be asked once."""
-        events = sum(piece.count(b"data: {") for piece in self._pieces)
-        read, written = stream.usage(b"".join(self._pieces[-4:]), events=events, tokens_in=ask.tokens_in)
+        events = b"".join(self._pieces)
+        read, written = stream.usage(events[-4096:], events=events.count(b"data: {"), tokens_in=ask.tokens_in)
         own, self._before = max(written - self._before, 0), max(written, self._before)
         return read, own

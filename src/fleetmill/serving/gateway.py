@@ -128,6 +128,9 @@ async def gateway(home: Home, *, address: str) -> AsyncIterator[Front]:
         egress=egress,
         secrets=watch.keys,
         stall_seconds=settings.stall_seconds,
+        wait_seconds=settings.wait_seconds,
+        waiting=settings.waiting,
+        hedge_share=settings.hedge_share,
     )
     with ThreadPoolExecutor(2, "models") as threads:
         front = Front(relay, Inference(models, threads), models, watch, keys, address)

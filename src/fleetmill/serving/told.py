@@ -15,7 +15,11 @@ KIND = b"text/plain; version=0.0.4"
 def metrics(relay: Relay, inference: Inference, models: LineModels, watch: Roster) -> bytes:
     """All counts of this process."""
     rows = [*_servers(relay, watch), *_models(inference, models)]
-    rows.append(f"fleetmill_serve_egress_stopped {relay.egress.refused}")
+    rows += [
+        f"fleetmill_serve_waiting {relay.waiting}",
+        f"fleetmill_serve_hedged {relay.hedged}",
+        f"fleetmill_serve_egress_stopped {relay.egress.refused}",
+    ]
     return ("\n".join(rows) + "\n").encode()
 
 
