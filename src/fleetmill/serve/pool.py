@@ -222,7 +222,7 @@ class Pool:
         if state is not None:
             state.is_down = not is_up
             state.others = 0 if load is None else max(0, load.running + load.waiting - max(own, state.in_flight))
-            self._freed()
+            self._freed()  # who waits may have a place now
 
     def in_flight(self, name: str) -> int:
         """Requests of this process that it has now."""
@@ -313,7 +313,7 @@ def _standing(state: _State, now: float, ask: Ask | None) -> Standing:
     tokens = state.unread + (ask.tokens_in * (1.0 - hit) if ask is not None else 0.0)
     seconds = kind.seconds(load_of(state.in_flight + 1), tokens)
     return Standing(
-        in_flight=state.in_flight,
+        in_flight=state.in_flight + state.others,
         limit=int(learned.limit),
         first_token_seconds=seconds,
         high_seconds=max(_LEAST_HIGH, seconds * kind.high),
