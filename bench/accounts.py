@@ -33,13 +33,13 @@ from table import table
 
 from fleetmill.core.serve import MEASURES, Label, Tier
 from fleetmill.seams.processes import cpu_seconds_here
-from fleetmill.serve.account_page import Amounts, added, named, period_start
-from fleetmill.serve.account_schema import reading, reservation
-from fleetmill.serve.accounts import Accounts, Want, open_accounts
-from fleetmill.serve.journal import Journal
-from fleetmill.serve.keys import keys, new_key, set_tenant
-from fleetmill.serve.proof import prove
-from fleetmill.serve.purse import AccountPurse
+from fleetmill.serve.accounts.book import Accounts, Want, open_accounts
+from fleetmill.serve.accounts.journal import Journal
+from fleetmill.serve.accounts.keys import keys, new_key, set_tenant
+from fleetmill.serve.accounts.page import Amounts, added, named, period_start
+from fleetmill.serve.accounts.proof import prove
+from fleetmill.serve.accounts.purse import AccountPurse
+from fleetmill.serve.accounts.schema import reading, reservation
 from fleetmill.serve.words import Sent, Tenant
 
 SEED = 50_000_000

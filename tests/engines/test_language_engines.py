@@ -23,13 +23,13 @@ from fleetmill.core.errors import EngineError, IntegrityError, InvalidInputError
 from fleetmill.core.line import Stretch, TrainJob
 from fleetmill.core.serve import Server, Tier
 from fleetmill.seams.engine import Start
-from fleetmill.serve import probe
 from fleetmill.serve.egress import Egress
 from fleetmill.serve.http import Connection
 from fleetmill.serve.pool import Pool
 from fleetmill.serve.relay import Relay
 from fleetmill.serve.responses_stream import Responses
-from fleetmill.serve.roster import Roster
+from fleetmill.serve.servers import probe
+from fleetmill.serve.servers.roster import Roster
 from fleetmill.serve.words import Sent, Tenant, Unlimited
 from fleetmill.settings import BackendSettings
 from fleetmill.testing import Notes

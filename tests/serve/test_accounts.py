@@ -16,11 +16,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fleetmill.core.errors import ConflictError, InvalidInputError, NotFoundError, TooNewError, UnavailableError
 from fleetmill.core.serve import MEASURES
-from fleetmill.serve.account_page import ENDLESS, NOTHING, RESERVED, Page, added, amounts, lesser, period_start, without
-from fleetmill.serve.account_schema import about, writing
-from fleetmill.serve.accounts import Accounts, Use, Want, fake_accounts, open_accounts
-from fleetmill.serve.keys import keys, new_key, set_tenant
-from fleetmill.serve.leases import Turn
+from fleetmill.serve.accounts.book import Accounts, Use, Want, fake_accounts, open_accounts
+from fleetmill.serve.accounts.keys import keys, new_key, set_tenant
+from fleetmill.serve.accounts.leases import Turn
+from fleetmill.serve.accounts.page import (
+    ENDLESS,
+    NOTHING,
+    RESERVED,
+    Page,
+    added,
+    amounts,
+    lesser,
+    period_start,
+    without,
+)
+from fleetmill.serve.accounts.schema import about, writing
 from fleetmill.serve.words import Tenant
 
 BENCH = Path(__file__).parents[2] / "bench" / "accounts.py"

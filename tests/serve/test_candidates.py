@@ -19,9 +19,9 @@ from fleetmill.engines.runtime_onnx import OnnxRuntime
 from fleetmill.home import init_home, open_home
 from fleetmill.judge import people
 from fleetmill.receive import imports
+from fleetmill.serve.accounts.keys import new_key, set_tenant
 from fleetmill.serve.compared import Compared, compare
 from fleetmill.serve.http import Connection
-from fleetmill.serve.keys import new_key, set_tenant
 from fleetmill.serve.words import Tenant
 from fleetmill.serving.gateway import gateway
 from fleetmill.serving.models import LineModels
@@ -159,7 +159,7 @@ def served(home):
             for connection in list(connections):
                 connection.cut()
 
-    from fleetmill.serve.accounts import open_accounts
+    from fleetmill.serve.accounts.book import open_accounts
 
     accounts = open_accounts(home.settings.home / "serve")
     set_tenant(accounts, Tenant(name="t"))

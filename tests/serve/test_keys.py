@@ -15,9 +15,18 @@ from fleetmill.cli.serving import app
 from fleetmill.core.errors import ConflictError, FleetmillError, InvalidInputError, NotFoundError
 from fleetmill.core.serve import Label
 from fleetmill.home import init_home
-from fleetmill.serve import keys as stored
-from fleetmill.serve.accounts import Accounts, open_accounts
-from fleetmill.serve.keys import StoredKeys, find_key, keys, new_key, remove_tenant, revoke_key, set_tenant, tenants
+from fleetmill.serve.accounts import keys as stored
+from fleetmill.serve.accounts.book import Accounts, open_accounts
+from fleetmill.serve.accounts.keys import (
+    StoredKeys,
+    find_key,
+    keys,
+    new_key,
+    remove_tenant,
+    revoke_key,
+    set_tenant,
+    tenants,
+)
 from fleetmill.serve.words import Tenant
 from fleetmill.settings import Settings
 

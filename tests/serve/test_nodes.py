@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from fleetmill.cli import app
 from fleetmill.core.errors import ConflictError, InvalidInputError, NotFoundError
 from fleetmill.core.serve import Label, Tier
-from fleetmill.serve import backends
 from fleetmill.serve.egress import Egress
 from fleetmill.serve.http import Connection
-from fleetmill.serve.nodes import Nodes
 from fleetmill.serve.pool import Pool
 from fleetmill.serve.relay import Relay
-from fleetmill.serve.roster import Roster
+from fleetmill.serve.servers import backends
+from fleetmill.serve.servers.nodes import Nodes
+from fleetmill.serve.servers.roster import Roster
 from fleetmill.serve.words import Tenant, Unlimited
 from fleetmill.settings import BackendSettings, ModelSettings
 from simulated import Engine, OneKey, Seen, Stage, answer_to
@@ -335,7 +335,7 @@ def test_a_key_is_never_sent_to_who_has_the_name_after_its_owner(tmp_path):
 
 
 def test_a_server_that_hangs_holds_up_nobody_else(tmp_path, monkeypatch):
-    from fleetmill.serve import roster as watching
+    from fleetmill.serve.servers import roster as watching
 
     monkeypatch.setattr(watching, "LOOK_SECONDS", 0.01)
 

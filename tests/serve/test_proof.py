@@ -24,10 +24,10 @@ from fleetmill.core import canonical
 from fleetmill.core.errors import InvalidInputError, NotFoundError
 from fleetmill.core.serve import Label, Tier
 from fleetmill.home import init_home
-from fleetmill.serve import export, journal
-from fleetmill.serve.accounts import Use, fake_accounts
-from fleetmill.serve.journal import Head, Journal, read_head
-from fleetmill.serve.proof import Proof, prove
+from fleetmill.serve.accounts import export, journal
+from fleetmill.serve.accounts.book import Use, fake_accounts
+from fleetmill.serve.accounts.journal import Head, Journal, read_head
+from fleetmill.serve.accounts.proof import Proof, prove
 from fleetmill.serve.words import Sent
 from fleetmill.settings import Settings
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from fleetmill.core.errors import UnavailableError
-from fleetmill.serve.account_page import period_start
-from fleetmill.serve.accounts import Accounts, open_accounts
-from fleetmill.serve.keys import set_tenant
-from fleetmill.serve.purse import AccountPurse
+from fleetmill.serve.accounts.book import Accounts, open_accounts
+from fleetmill.serve.accounts.keys import set_tenant
+from fleetmill.serve.accounts.page import period_start
+from fleetmill.serve.accounts.purse import AccountPurse
 from fleetmill.serve.words import Tenant
 
 ONE = {"requests": 1, "tokens": 10, "money": 5, "energy": 2}
@@ -341,8 +341,8 @@ def test_while_the_accounts_do_not_answer_who_has_no_lease_is_refused_and_what_w
 DYING = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from fleetmill.serve.accounts import open_accounts
-from fleetmill.serve.purse import AccountPurse
+from fleetmill.serve.accounts.book import open_accounts
+from fleetmill.serve.accounts.purse import AccountPurse
 
 async def main():
     mine = AccountPurse(open_accounts(Path(sys.argv[1])), turn_seconds=float(sys.argv[2]), lease_seconds=1000.0)

@@ -13,8 +13,8 @@ from fleetmill.cli import app
 from fleetmill.core.errors import IntegrityError, TrustError
 from fleetmill.core.serve import Label, Price, Tier
 from fleetmill.home import init_home
-from fleetmill.serve.journal import Journal
-from fleetmill.serve.receipts import UNKNOWN, receipts
+from fleetmill.serve.accounts.journal import Journal
+from fleetmill.serve.accounts.receipts import UNKNOWN, receipts
 from fleetmill.serve.words import Tenant
 from fleetmill.settings import read_settings
 from simulated import Engine, stage

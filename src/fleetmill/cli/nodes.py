@@ -13,8 +13,8 @@ from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.plain import plain
 
 if TYPE_CHECKING:
-    from fleetmill.serve.roster import Seen
-    from fleetmill.serve.running import Running
+    from fleetmill.serve.servers.roster import Seen
+    from fleetmill.serve.servers.running import Running
 
 __all__ = ["app"]
 

@@ -29,9 +29,9 @@ def receipts(
     With --check exit code 3 says that one was not signed by this home, or was changed.
     """
     from fleetmill.home import open_home
-    from fleetmill.serve import receipts as made
-    from fleetmill.serve.export import day_ns
-    from fleetmill.serve.journal import FOLDER
+    from fleetmill.serve.accounts import receipts as made
+    from fleetmill.serve.accounts.export import day_ns
+    from fleetmill.serve.accounts.journal import FOLDER
     from fleetmill.settings import read_settings
 
     with open_home(read_settings(home=home), own=False) as opened:
@@ -58,7 +58,7 @@ def _check(line: str, where: str, verify: object) -> None:
     from fleetmill.core import canonical
     from fleetmill.core.plain import build
     from fleetmill.core.signing import Signature
-    from fleetmill.serve.receipts import read
+    from fleetmill.serve.accounts.receipts import read
 
     try:
         told = json.loads(line)

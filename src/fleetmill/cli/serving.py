@@ -17,8 +17,8 @@ from fleetmill.core.plain import plain
 from fleetmill.core.serve import MEASURES, Label, Measure, Tier
 
 if TYPE_CHECKING:
-    from fleetmill.serve.accounts import Accounts
-    from fleetmill.serve.proof import Proof
+    from fleetmill.serve.accounts.book import Accounts
+    from fleetmill.serve.accounts.proof import Proof
 
 app = typer.Typer(help="Models behind one endpoint.", rich_markup_mode=None)
 tenant_app = typer.Typer(help="Who pays, and what its content is worth.", no_args_is_help=True, rich_markup_mode=None)
@@ -48,7 +48,7 @@ def tenant_set(
     as_json: JsonOption = False,
 ) -> None:
     """Make a tenant, or change one: label, consent and detectors become what is given here."""
-    from fleetmill.serve.keys import set_tenant
+    from fleetmill.serve.accounts.keys import set_tenant
     from fleetmill.serve.words import Tenant
 
     tenant = Tenant(name=name, label=_label(label), consent=consent, detectors=tuple(detector or ()))
@@ -62,7 +62,7 @@ def tenant_set(
 @tenant_app.command("list")
 def tenant_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show all tenants."""
-    from fleetmill.serve.keys import tenants
+    from fleetmill.serve.accounts.keys import tenants
 
     with _accounts(home) as accounts:
         found = tenants(accounts)
@@ -76,7 +76,7 @@ def tenant_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
 @tenant_app.command("remove")
 def tenant_remove(name: TenantArgument, home: HomeOption = None) -> None:
     """Take a tenant away and revoke its keys. What it used stays in the accounts."""
-    from fleetmill.serve.keys import remove_tenant
+    from fleetmill.serve.accounts.keys import remove_tenant
 
     with _accounts(home) as accounts:
         remove_tenant(accounts, name)
@@ -92,7 +92,7 @@ def key_add(
 ) -> None:
     """Make an API key and print it. It is shown this once; only its digest is kept."""
     from fleetmill.core.ids import sha256
-    from fleetmill.serve.keys import new_key
+    from fleetmill.serve.accounts.keys import new_key
 
     with _accounts(home) as accounts:
         key = new_key(accounts, tenant, note=note)
@@ -102,8 +102,8 @@ def key_add(
 @key_app.command("list")
 def key_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show all keys by their digests, revoked ones too."""
-    from fleetmill.serve.export import day
-    from fleetmill.serve.keys import keys
+    from fleetmill.serve.accounts.export import day
+    from fleetmill.serve.accounts.keys import keys
 
     with _accounts(home) as accounts:
         found = keys(accounts)
@@ -117,7 +117,7 @@ def key_list(home: HomeOption = None, as_json: JsonOption = False) -> None:
 @key_app.command("revoke")
 def key_revoke(key: KeyArgument, home: HomeOption = None) -> None:
     """Nobody may ask with this key any more."""
-    from fleetmill.serve.keys import find_key, revoke_key
+    from fleetmill.serve.accounts.keys import find_key, revoke_key
 
     with _accounts(home) as accounts:
         digest = find_key(accounts, key).digest
@@ -135,7 +135,7 @@ def budget_set(
     home: HomeOption = None,
 ) -> None:
     """Limit a tenant or a key in one measure. What it used before counts. `none` takes the limit away."""
-    from fleetmill.serve.keys import find_key
+    from fleetmill.serve.accounts.keys import find_key
 
     with _accounts(home) as accounts:
         known = _measure(measure)
@@ -180,8 +180,8 @@ def usage(
     as_json: JsonOption = False,
 ) -> None:
     """Print what was used per tenant, key and day as CSV. Money in millionths of the unit, energy in joules."""
-    from fleetmill.serve import export
-    from fleetmill.serve.journal import FOLDER
+    from fleetmill.serve.accounts import export
+    from fleetmill.serve.accounts.journal import FOLDER
 
     since_ns, until_ns = _days(since, until)
     if by_server:
@@ -206,8 +206,8 @@ def prove(
 ) -> None:
     """Check the records of what was sent where. Exit code 1: something went farther; 3: the records were touched."""
     from fleetmill.core.errors import IntegrityError
-    from fleetmill.serve import proof
-    from fleetmill.serve.journal import FOLDER, read_head
+    from fleetmill.serve.accounts import proof
+    from fleetmill.serve.accounts.journal import FOLDER, read_head
 
     since_ns, until_ns = _days(since, until)
     found = proof.prove(
@@ -261,7 +261,7 @@ def _folder(home: Path | None) -> Path:
 
 @contextmanager
 def _accounts(home: Path | None) -> Iterator[Accounts]:
-    from fleetmill.serve.accounts import open_accounts
+    from fleetmill.serve.accounts.book import open_accounts
 
     accounts = open_accounts(_folder(home))
     try:
@@ -305,7 +305,7 @@ def _amount(measure: Measure, text: str) -> int | None:
 
 
 def _days(since: str, until: str) -> tuple[int | None, int | None]:
-    from fleetmill.serve.export import day_ns
+    from fleetmill.serve.accounts.export import day_ns
 
     return day_ns(since) if since else None, day_ns(until) if until else None
 

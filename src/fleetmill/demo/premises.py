@@ -33,8 +33,8 @@ from fleetmill.seams.files import write_whole
 from fleetmill.seams.ledger import Draft, Fact
 from fleetmill.seams.runtime import policies
 from fleetmill.seams.tables import Place, open_table, write_table
-from fleetmill.serve.accounts import open_accounts
-from fleetmill.serve.keys import new_key, set_tenant
+from fleetmill.serve.accounts.book import open_accounts
+from fleetmill.serve.accounts.keys import new_key, set_tenant
 from fleetmill.serve.words import Tenant
 from fleetmill.serving.gateway import FOLDER
 from fleetmill.train import trainer

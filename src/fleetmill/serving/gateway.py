@@ -16,23 +16,24 @@ from functools import partial
 from fleetmill.core.errors import FleetmillError
 from fleetmill.home import Home, open_home
 from fleetmill.seams.runtime import Runtime
-from fleetmill.serve import backends, openapi, running
+from fleetmill.serve import openapi
 from fleetmill.serve import run as listener
-from fleetmill.serve.accounts import open_accounts
+from fleetmill.serve.accounts.book import open_accounts
+from fleetmill.serve.accounts.journal import Journal
+from fleetmill.serve.accounts.keys import StoredKeys
+from fleetmill.serve.accounts.purse import AccountPurse
 from fleetmill.serve.asked import key_digest
 from fleetmill.serve.egress import Egress
 from fleetmill.serve.http import Reply, Request
-from fleetmill.serve.journal import Journal
-from fleetmill.serve.keys import StoredKeys
-from fleetmill.serve.nodes import FOLDER as NODES
-from fleetmill.serve.nodes import Nodes
 from fleetmill.serve.oip import Inference
 from fleetmill.serve.pool import Pool
-from fleetmill.serve.purse import AccountPurse
 from fleetmill.serve.relay import Relay
 from fleetmill.serve.responses import PATH as RESPONSES
 from fleetmill.serve.responses_stream import Responses
-from fleetmill.serve.roster import Roster
+from fleetmill.serve.servers import backends, running
+from fleetmill.serve.servers.nodes import FOLDER as NODES
+from fleetmill.serve.servers.nodes import Nodes
+from fleetmill.serve.servers.roster import Roster
 from fleetmill.serving.models import LineModels
 from fleetmill.serving.told import KIND, metrics
 from fleetmill.settings import ServeSettings, Settings

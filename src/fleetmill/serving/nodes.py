@@ -12,10 +12,10 @@ from fleetmill.core.errors import InvalidInputError, UnavailableError
 from fleetmill.core.serve import Served
 from fleetmill.engines.serving import known
 from fleetmill.home import check_format
-from fleetmill.serve import backends, probe, running
 from fleetmill.serve.egress import Egress
-from fleetmill.serve.nodes import FOLDER as NODES
-from fleetmill.serve.nodes import Nodes
+from fleetmill.serve.servers import backends, probe, running
+from fleetmill.serve.servers.nodes import FOLDER as NODES
+from fleetmill.serve.servers.nodes import Nodes
 from fleetmill.serving.gateway import FOLDER
 from fleetmill.settings import BackendSettings, Settings
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fleetmill.serve.oip import Inference
 from fleetmill.serve.relay import Relay
-from fleetmill.serve.roster import Roster
+from fleetmill.serve.servers.roster import Roster
 from fleetmill.serving.models import LineModels
 
 KIND = b"text/plain; version=0.0.4"

@@ -11,9 +11,9 @@ from fleetmill.core.errors import ConflictError, InvalidInputError, UnavailableE
 from fleetmill.core.serve import Load, Server
 from fleetmill.engines.serving import known
 from fleetmill.logs import words
-from fleetmill.serve import backends, probe
 from fleetmill.serve.egress import Egress
 from fleetmill.serve.pool import Pool
+from fleetmill.serve.servers import backends, probe
 from fleetmill.settings import BackendSettings
 
 LOOK_SECONDS = 1.0  # how often it is looked who shall be there

@@ -15,8 +15,8 @@ from fleetmill.core import canonical
 from fleetmill.core.errors import IntegrityError, InvalidInputError
 from fleetmill.core.plain import build, plain
 from fleetmill.core.serve import Label, Tier
-from fleetmill.serve import proof
-from fleetmill.serve.journal import BEGUN
+from fleetmill.serve.accounts import proof
+from fleetmill.serve.accounts.journal import BEGUN
 
 KIND = "fleetmill.receipt/1"
 UNKNOWN = "unknown"  # it was begun, and the process died before it knew what came of it

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, tup
 
 from fleetmill.core.errors import InvalidInputError, UnavailableError
 from fleetmill.core.serve import MEASURES, Measure
-from fleetmill.serve.account_schema import ALL_KEYS, BALANCE, balance, budget, chunks, columns
+from fleetmill.serve.accounts.schema import ALL_KEYS, BALANCE, balance, budget, chunks, columns
 
 Amounts = tuple[int, int, int, int]  # in the order of MEASURES
 Place = tuple[str, str, str, int]  # tenant, key, period, its start

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import uuid
 
-from fleetmill.serve.account_page import DAY_NS, NOTHING, Amounts, added, lesser, without
-from fleetmill.serve.lease_marks import Marks
-from fleetmill.serve.leases import Turn, Turned
+from fleetmill.serve.accounts.leases import Turn, Turned
+from fleetmill.serve.accounts.marks import Marks
+from fleetmill.serve.accounts.page import DAY_NS, NOTHING, Amounts, added, lesser, without
 
 
 class Held:

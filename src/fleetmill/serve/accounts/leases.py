@@ -4,7 +4,7 @@ A lease's total (used + in use + free) is reserved in the accounts, so the sum o
 exceeds a budget. Each turn the owner says how much it has used and how much of the rest it still wants.
 
 When a lease's time runs out, its owner is taken for dead: what it had used and not yet told is charged, and so is the
-worst of the requests that were under way (`presumed`), both as its marks say (`lease_marks`). Without believable marks
+worst of the requests that were under way (`presumed`), both as its marks say (`marks`). Without believable marks
 all of the lease is charged. So nothing is ever overspent; what comes back is what nobody had in hand. An owner that was
 only slow says later what those requests really used, and the difference comes back too.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, insert, select, update
 
-from fleetmill.serve.account_page import (
+from fleetmill.serve.accounts.page import (
     ENDLESS,
     NOTHING,
     PRESUMED,
@@ -29,7 +29,7 @@ from fleetmill.serve.account_page import (
     lesser,
     without,
 )
-from fleetmill.serve.account_schema import by_id, columns, lease
+from fleetmill.serve.accounts.schema import by_id, columns, lease
 
 OPEN, REAPED, CLOSED = "open", "reaped", "closed"
 _SHARE = 4  # a lease grows beyond what is needed now by at most this part of what is left of the budget

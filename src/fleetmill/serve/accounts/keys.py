@@ -14,8 +14,8 @@ from fleetmill.core.errors import ConflictError, FleetmillError, InvalidInputErr
 from fleetmill.core.ids import checked_name, sha256
 from fleetmill.core.serve import Label
 from fleetmill.serve import detect
-from fleetmill.serve.account_schema import api_key, reading, rules_changed, tenant, writing
-from fleetmill.serve.accounts import Accounts
+from fleetmill.serve.accounts.book import Accounts
+from fleetmill.serve.accounts.schema import api_key, reading, rules_changed, tenant, writing
 from fleetmill.serve.words import Tenant
 
 PREFIX = "fm-"  # begins every key, so that people and scanners know one

@@ -12,10 +12,10 @@ from typing import Any
 
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.serve import MEASURES
-from fleetmill.serve.account_schema import ALL_KEYS
-from fleetmill.serve.accounts import Accounts
-from fleetmill.serve.journal import BEGUN
-from fleetmill.serve.proof import records
+from fleetmill.serve.accounts.book import Accounts
+from fleetmill.serve.accounts.journal import BEGUN
+from fleetmill.serve.accounts.proof import records
+from fleetmill.serve.accounts.schema import ALL_KEYS
 
 Row = Mapping[str, Any]
 COUNTED = ("tenant", "key", "day", "tier", "server", "model", "outcome", "resumed")  # what sent records group by

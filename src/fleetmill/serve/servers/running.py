@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.plain import build, plain
-from fleetmill.serve.roster import Seen
+from fleetmill.serve.servers.roster import Seen
 
 FOLDER = "running"
 _OLD_SECONDS = 10.0  # without a word: it hangs

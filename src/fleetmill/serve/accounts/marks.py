@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 
 from fleetmill.core.errors import UnavailableError
-from fleetmill.serve.account_page import NOTHING, Amounts
+from fleetmill.serve.accounts.page import NOTHING, Amounts
 
 _HEAD = 64  # bytes: magic, then the boot's name
 _SLOT = struct.Struct("<32s4q4q")  # lease id, used so far, held by requests under way

@@ -21,8 +21,8 @@ from sqlalchemy import Engine, bindparam, delete, insert, select, tuple_, update
 
 from fleetmill.core.errors import ConflictError, InvalidInputError, NotFoundError
 from fleetmill.core.serve import MEASURES, Measure
-from fleetmill.serve import lease_marks, leases
-from fleetmill.serve.account_page import (
+from fleetmill.serve.accounts import leases, marks
+from fleetmill.serve.accounts.page import (
     DAY_NS,
     MOST_AMOUNT,
     NOTHING,
@@ -39,7 +39,7 @@ from fleetmill.serve.account_page import (
     period_start,
     without,
 )
-from fleetmill.serve.account_schema import (
+from fleetmill.serve.accounts.schema import (
     ALL_KEYS,
     api_key,
     balance,
@@ -189,7 +189,7 @@ class Accounts:
                 page.connection.execute(delete(table).where(table.c.state != leases.OPEN, table.c.until_ns < old))
             owners = set(page.connection.scalars(select(lease.c.owner)))
         if self.marks is not None:
-            lease_marks.sweep(self.marks, owners, old)
+            marks.sweep(self.marks, owners, old)
 
     def turn(self, owner: str, turns: Sequence[leases.Turn], uses: Sequence[Use] = ()) -> list[leases.Turned]:
         """What a gateway process says of its leases and of what was used without one: see `leases.turn`.
@@ -281,7 +281,7 @@ class Accounts:
             if self.marks is None:
                 return None
             if owner not in seen:
-                seen[owner] = lease_marks.marks_of(self.marks, owner)
+                seen[owner] = marks.marks_of(self.marks, owner)
             return seen[owner].get(name)
 
         return marked

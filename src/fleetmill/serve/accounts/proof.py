@@ -17,7 +17,7 @@ from fleetmill.core import canonical
 from fleetmill.core.errors import InvalidInputError, NotFoundError
 from fleetmill.core.ids import sha256
 from fleetmill.core.serve import Label, Tier, may_send
-from fleetmill.serve.journal import GENESIS, Head, chains, lines, others
+from fleetmill.serve.accounts.journal import GENESIS, Head, chains, lines, others
 
 _SHOWN = 100  # breaches that are listed
 

@@ -26,12 +26,12 @@ from dataclasses import dataclass, field
 
 from fleetmill.core.errors import FleetmillError
 from fleetmill.core.serve import Measure
-from fleetmill.serve.account_page import ENDLESS, NOTHING, Amounts, added, amounts, lesser, named, without
-from fleetmill.serve.account_schema import ALL_KEYS
-from fleetmill.serve.accounts import Accounts, Use
-from fleetmill.serve.lease_held import Held, beyond, likely
-from fleetmill.serve.lease_marks import Marks
-from fleetmill.serve.leases import CLOSED, REAPED, Turn, Turned
+from fleetmill.serve.accounts.book import Accounts, Use
+from fleetmill.serve.accounts.held import Held, beyond, likely
+from fleetmill.serve.accounts.leases import CLOSED, REAPED, Turn, Turned
+from fleetmill.serve.accounts.marks import Marks
+from fleetmill.serve.accounts.page import ENDLESS, NOTHING, Amounts, added, amounts, lesser, named, without
+from fleetmill.serve.accounts.schema import ALL_KEYS
 
 TURN_SECONDS = 0.2  # between turns with the accounts, unless a request waits
 LEASE_SECONDS = 15.0
