@@ -216,6 +216,16 @@ def test_no_gateway_and_one_that_is_down_are_said(town: tuple[Home, httpx.Client
     assert (nobody.source, nobody.text, nobody.why) == (None, "", "no model of its own; no gateway is configured")
 
 
+def test_a_question_that_is_too_long_for_the_device_is_handed_on(town: tuple[Home, httpx.Client, Path]) -> None:
+    with gateway(Engine("a")) as address:
+        reply = desk(town[2], address).answer(question("7" * 300))
+    alone = desk(town[2]).answer(question("7" * 300))
+
+    assert reply.source is not None
+    assert reply.source.tier is Tier.PREMISES
+    assert (alone.source, "leaves none for an answer" in alone.why) == (None, True)
+
+
 def _answers(headers: dict[str, str], status: int = 200) -> httpx.Client:
     def handle(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":
