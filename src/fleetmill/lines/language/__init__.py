@@ -89,6 +89,7 @@ _people = Asking(
         "on_steps": 300,
         "decay": 0.3,
         "texts": 1,
+        "weight": 0.1,
         "sums": 48,
         "practice": 0.0,
     },
