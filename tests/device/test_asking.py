@@ -32,9 +32,11 @@ from fleetmill.device.asking import Desk, Gateway
 from fleetmill.device.asking_rule import Permit, way
 from fleetmill.device.enrolment import Token, enrol, read_token
 from fleetmill.device.running import running
+from fleetmill.device.update_rule import Reason, SignedTarget, releases
 from fleetmill.engines.runtime_onnx import OnnxRuntime
 from fleetmill.home import Home, init_home, open_home
 from fleetmill.receive import imports, roll
+from fleetmill.release import trust_rule
 from fleetmill.seams.runtime import policies
 from fleetmill.settings import LineSettings, Settings, TalkSettings
 from fleetmill.status import accounts
@@ -49,6 +51,7 @@ from fleetmill.lines.language.talking import talk
 SUMS = [("3+4", "7"), ("12-5", "7"), ("2*6", "12"), ("9/3", "3")]
 CANARY = "zebra-crossing-4711"
 LIMITS = Limits(sure=0.9, tokens=6)
+OPENED: list[httpx.Client] = []  # closed before the gateway is
 
 
 def question(text: str) -> list[Said]:
@@ -127,6 +130,8 @@ def gateway(*engines: Engine, **changes: Any) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{found['port']}"
     finally:
+        while OPENED:
+            OPENED.pop().close()
         found["loop"].call_soon_threadsafe(stop.set)
         thread.join()
 
@@ -134,6 +139,7 @@ def gateway(*engines: Engine, **changes: Any) -> Iterator[str]:
 def desk(folder: Path, address: str = "", permit: Permit | None = None, model: str = "small") -> Desk:
     """As the command line opens one."""
     client = httpx.Client(base_url=address) if address else None
+    OPENED.extend([client] if client else [])
     made = Desk(
         talk=talk,
         permit=permit or Permit(),
@@ -152,6 +158,25 @@ def test_limits_are_signed_with_the_release_and_run_on_the_device(town: tuple[Ho
     assert signed.custom["talk"] == {"sure": "0.9", "tokens": 6}
     assert release.talk == LIMITS
     assert release.memory_bytes == signed.custom["memory_bytes"] == 512 * 1024**2
+
+
+@pytest.mark.parametrize("wrong", [{"sure": 0.9, "tokens": 6}, {"sure": "0.9", "tokens": 0}, {"sure": "0.9"}, "0.9"])
+def test_limits_that_make_no_sense_are_neither_signed_nor_installed(
+    town: tuple[Home, httpx.Client, Path], wrong: Any
+) -> None:
+    signed = [t for t in town[0].repository.targets().values() if t.path.startswith("models/")]
+    (model,) = [t for t in signed if "release_counter" in t.custom]
+    changed = replace(model, custom={**model.custom, "talk": wrong})
+
+    with pytest.raises(InvalidInputError):
+        trust_rule.checked(changed)
+    offered = [
+        SignedTarget(path=t.path, length=t.length, sha256=t.sha256, custom=t.custom)
+        for t in [changed, *signed]
+        if t is not model
+    ]
+    found, refusals = releases(offered)
+    assert (found, [r.reason for r in refusals]) == ([], [Reason.MALFORMED])
 
 
 def test_device_ask_answers_with_the_network_cut_and_says_how_sure_it_is(
@@ -210,10 +235,21 @@ def test_no_gateway_and_one_that_is_down_are_said(town: tuple[Home, httpx.Client
     alone = desk(town[2]).answer(question("Who are you, then?"))
     down = desk(town[2], "http://127.0.0.1:9").answer(question("Who are you, then?"))
     nobody = Desk(talk=talk).answer(question("3+4="))
+    OPENED.pop().close()
 
     assert "no gateway is configured" in alone.why
     assert "gateway: did not answer" in down.why
     assert (nobody.source, nobody.text, nobody.why) == (None, "", "no model of its own; no gateway is configured")
+
+
+def test_a_question_that_is_too_long_for_the_device_is_handed_on(town: tuple[Home, httpx.Client, Path]) -> None:
+    with gateway(Engine("a")) as address:
+        reply = desk(town[2], address).answer(question("7" * 300))
+    alone = desk(town[2]).answer(question("7" * 300))
+
+    assert reply.source is not None
+    assert reply.source.tier is Tier.PREMISES
+    assert (alone.source, "leaves none for an answer" in alone.why) == (None, True)
 
 
 def _answers(headers: dict[str, str], status: int = 200) -> httpx.Client:

@@ -1,7 +1,7 @@
 """From when on a model is sure: a threshold with a stated risk, and exact intervals of shares. Pure.
 
 Source: Clopper and Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial, 1934;
-testing in a fixed sequence: Maurer, Hothorn and Lehmacher, 1995; so used in Angelopoulos et al., Learn then Test, 2021.
+several thresholds at once as in Angelopoulos et al., Learn then Test, 2021.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 CONFIDENCE = 0.95
 NEVER = 1.01  # no answer is so sure
 _STEPS = 60  # of a bisection: to the last bit that a float shows
-_FIRST, _EACH = 200, 20  # answers that the strictest threshold keeps, and how many more each next one
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the answers that the thresholds keep
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,22 +28,24 @@ class Threshold:
 
 
 def threshold(answers: Sequence[tuple[float, bool]], *, risk: float) -> Threshold:
-    """The lowest threshold at which at most `risk` of the kept answers are wrong, with 95 % confidence.
+    """The lowest of ten thresholds at which at most `risk` of the kept answers are wrong, with 95 % confidence.
 
-    `answers`: (how sure, whether right) of each. Thresholds are tried from the strictest down, in an order that does
-    not look at what is right, and the first that fails ends it: so the confidence holds for the one that is taken. It
-    holds for this model and questions like these.
+    `answers`: (how sure, whether right) of each. The thresholds keep a tenth of the answers, two tenths and so on, so
+    they do not look at what is right; each is tried at a tenth of the error that is allowed in all (Bonferroni), so the
+    confidence holds whichever is taken. It holds for this model and questions like these.
     """
     ordered = sorted(answers, key=lambda a: -a[0])
     found = Threshold(sure=NEVER, kept=0, wrong=0, bound=1.0, asked=len(ordered))
-    for kept in range(_FIRST, len(ordered) + 1, _EACH):
-        sure = ordered[kept - 1][0]
+    for share in _SHARES:
+        at = int(share * len(ordered)) - 1
+        if at < 0:
+            continue
+        sure = ordered[at][0]
         above = [is_right for how_sure, is_right in ordered if how_sure >= sure]
         wrong = len(above) - sum(above)
-        bound = upper(wrong, len(above), CONFIDENCE)
-        if bound > risk:
-            break
-        found = Threshold(sure=sure, kept=len(above), wrong=wrong, bound=bound, asked=len(ordered))
+        bound = upper(wrong, len(above), 1.0 - (1.0 - CONFIDENCE) / len(_SHARES))
+        if bound <= risk:
+            found = Threshold(sure=sure, kept=len(above), wrong=wrong, bound=bound, asked=len(ordered))
     return found
 
 

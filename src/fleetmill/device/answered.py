@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 
+from fleetmill.core.errors import TrustError
 from fleetmill.core.line import Frame, Line, Step, World
 from fleetmill.core.talk import Said, Talk
 from fleetmill.device.asking import Desk
@@ -74,7 +75,10 @@ def answering(world: Open, desk: Desk, line: Line) -> Open:
     period_ns = round(1e9 / line.model.rate_hz)
 
     def answer(said: Sequence[Said]) -> Sequence[Frame]:
-        reply = desk.answer(said)
+        try:
+            reply = desk.answer(said)
+        except TrustError:  # what a gateway gave against the rule is not recorded either
+            return []
         if reply.source is None:
             return []
         return desk.talk.rows(Said(role="assistant", text=reply.text), False, reply.source)

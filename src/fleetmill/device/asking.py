@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from fleetmill.core.errors import FleetmillError, InvalidInputError, TrustError, UnavailableError
+from fleetmill.core.errors import EngineError, FleetmillError, InvalidInputError, TrustError, UnavailableError
 from fleetmill.core.line import Policy
 from fleetmill.core.serve import Tier, reach
 from fleetmill.core.talk import Limits, Said, Source, Talk
@@ -118,13 +118,15 @@ class Desk:
         """Answer the last turn of a conversation, here or elsewhere; see `asking_rule.way`.
 
         Raises:
-            InvalidInputError: the question does not fit into the model.
-            EngineError: the device's own model could not be run.
             TrustError: the gateway did what the label forbids.
         """
-        limits = self.limits or self.talk.limits
-        own = None if self.policy is None else speak(self.talk, self.policy, said, limits)
-        found = way(own.sure if own else None, limits, self.permit, has_gateway=self.gateway is not None)
+        limits, own, fault = self.limits or self.talk.limits, None, ""
+        if self.policy is not None:
+            try:
+                own = speak(self.talk, self.policy, said, limits)
+            except (InvalidInputError, EngineError) as error:  # too long for it, say: a larger one may do
+                fault = str(error)
+        found = way(own.sure if own else None, limits, self.permit, has_gateway=self.gateway is not None, fault=fault)
         if not found.hand_on or self.gateway is None:
             return self._own(own, found.why)
         try:

@@ -29,15 +29,15 @@ class Way:
     why: str
 
 
-def way(sure: float | None, limits: Limits, permit: Permit, *, has_gateway: bool) -> Way:
-    """Decide. `sure`: how likely the device's own model finds its answer; None: it has none.
+def way(sure: float | None, limits: Limits, permit: Permit, *, has_gateway: bool, fault: str = "") -> Way:
+    """Decide. `sure`: how likely the device's own model finds its answer; None: it has none, or could not (`fault`).
 
     >>> way(0.4, Limits(sure=0.9, tokens=8), Permit(), has_gateway=True)
     Way(hand_on=True, why='0.40 sure, below 0.90')
     """
     if sure is not None and sure >= limits.sure:
         return Way(hand_on=False, why=f"{sure:.2f} sure, at least {limits.sure:.2f}")
-    doubt = "no model of its own" if sure is None else f"{sure:.2f} sure, below {limits.sure:.2f}"
+    doubt = (fault or "no model of its own") if sure is None else f"{sure:.2f} sure, below {limits.sure:.2f}"
     if stays := _stays(permit, has_gateway=has_gateway):
         return Way(hand_on=False, why=f"{doubt}; {stays}")
     return Way(hand_on=True, why=doubt)

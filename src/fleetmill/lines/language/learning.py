@@ -41,7 +41,7 @@ def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, byte
 
     Settings: ``steps``, ``on_steps`` (of a training that goes on from a parent; as many where nobody says), ``rate``,
     ``decay`` (of the weights), ``size`` (pocket, small, large; tiny: for tests), ``practice`` (share of the sums whose
-    numbers are drawn anew), ``texts`` and ``sums`` (of a step: parts of 256 ids, sums).
+    numbers are drawn anew), ``texts`` and ``sums`` (of a step: parts of 256 ids, sums), ``weight`` (of text).
 
     Raises:
         InvalidInputError: there is no text to learn from, or an unknown size.
@@ -73,6 +73,7 @@ def _teach(net: Llama, job: TrainJob, plan: Plan, tracker: Tracker) -> None:
     notes = asked([found for c in said for turn in c for found in sums(turn.text)])
     known = [*notes, *(pair for c in said for pair in pairs(c))]
     share = float(job.settings.get("practice", _MADE))
+    weight = float(job.settings.get("weight", 1.0))
     texts, number = int(job.settings.get("texts", _TEXTS)), int(job.settings.get("sums", _SUMS))
     if not (texts > 0 or (known and number > 0)):
         raise InvalidInputError("language: texts = 0, and no sum to learn. Give texts, or conversations with sums")
@@ -80,7 +81,7 @@ def _teach(net: Llama, job: TrainJob, plan: Plan, tracker: Tracker) -> None:
     def loss(chance: np.random.Generator) -> torch.Tensor:
         value = torch.zeros((), device=job.accelerator)
         if texts:
-            value = value + _told(net, _texts(flow, starts, chance, texts).to(job.accelerator))
+            value = value + weight * _told(net, _texts(flow, starts, chance, texts).to(job.accelerator))
         if known and number:
             rows = [known[n] for n in chance.integers(len(known), size=number)]
             made = chance.random(number) < share
