@@ -49,6 +49,24 @@ def test_an_answer_at_once_comes_byte_for_byte_with_who_gave_it():
     assert (sent[0].tokens_in, sent[0].tokens_out, sent[0].used["money"]) == (7, 6, 7 + 12)
 
 
+@pytest.mark.parametrize(
+    ("server", "says"),
+    [
+        ({}, ("premises", "true")),
+        ({"tier": Tier.PARTNER}, ("partner", "false")),
+        ({"tier": Tier.PARTNER, "may_train": True, "contract": "no. 7"}, ("partner", "true")),
+    ],
+)
+def test_a_whole_answer_says_from_how_far_it_comes_and_whether_one_may_learn_from_it(server, says):
+    async def run():
+        async with stage([Engine("a")], a=server) as s:
+            return (await s.ask(CHAT))[1], (await s.ask({**CHAT, "stream": True}))[1]
+
+    whole, pieces = uvloop.run(run())
+    assert (whole["x-fleetmill-tier"], whole["x-fleetmill-may-train"]) == says
+    assert "x-fleetmill-may-train" not in pieces  # it may go on elsewhere
+
+
 @pytest.mark.parametrize("fault", ["die", "tear", "error", "short", "stall"])
 @pytest.mark.parametrize("path", ["chat", "completions"])
 def test_a_stream_that_breaks_off_goes_on_elsewhere_and_says_so(fault, path):

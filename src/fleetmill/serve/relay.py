@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fleetmill.core.serve import Server
+from fleetmill.core.serve import Server, Tier
 from fleetmill.serve import stream, words
 from fleetmill.serve.asked import WANTS, Conversations, Job, key_digest, read_job
 from fleetmill.serve.attempts import FIRST_BYTE_SECONDS, HEDGE_SHARE, STORED, Attempt, Attempts
@@ -122,7 +122,8 @@ class Relay:
             self.pool.spoke(found.server.name, self._now() - found.began, found.seat)
             read, written = stream.usage(body, tokens_in=job.ask.tokens_in)
             self._settle(job, found, outcome="whole", good=found.answer.status < 500, tokens=(read, written))
-            reply.whole(found.answer.status, body, kind=_kind(found.answer), more=_told(job, found.server))
+            more = _told(job, found.server) + _terms(found.server)
+            reply.whole(found.answer.status, body, kind=_kind(found.answer), more=more)
             return
 
     async def _whole(self, attempt: Attempt, reply: Reply) -> bytes | None:
@@ -308,3 +309,12 @@ def _kind(answer: Answer) -> bytes:
 
 def _told(job: Job, server: Server) -> bytes:
     return f"x-request-id: {job.id}\r\nx-fleetmill-server: {server.name}\r\n".encode()
+
+
+def _terms(server: Server) -> bytes:
+    """From how far a whole answer came, and whether one may learn from it: an answer in pieces may go on elsewhere."""
+    may_train = server.tier < Tier.ATTESTED or server.may_train
+    return b"x-fleetmill-tier: %s\r\nx-fleetmill-may-train: %s\r\n" % (
+        server.tier.name.lower().encode(),
+        b"true" if may_train else b"false",
+    )
