@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +29,8 @@ from fleetmill.testing.kit import Held
 
 pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 
-from fleetmill.lines.language import guard, line, words
+from fleetmill.lines.fit import take_over
+from fleetmill.lines.language import calibrating, guard, line, words
 from fleetmill.lines.language.conversations import (
     ASSISTANT_SAYS,
     CONTEXT,
@@ -45,6 +47,8 @@ from fleetmill.lines.language.conversations import (
 )
 from fleetmill.lines.language.importing import chats, texts
 from fleetmill.lines.language.judging import answers, baseline, metrics, told_bits
+from fleetmill.lines.language.learning import SIZES
+from fleetmill.lines.language.net import Llama
 from fleetmill.lines.language.orders import MOST_ORDER, Counted, Orders
 from fleetmill.lines.language.practice import drawn, told
 from fleetmill.lines.language.sample import shops
@@ -366,6 +370,48 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(said: list[Episod
 
 def test_no_steps_from_a_parent_give_the_parent(files: Mapping[str, bytes], said: list[Episode]) -> None:
     assert line.train(job(said, parent=files, settings={"steps": 0, "size": "tiny"}), Notes()) == files  # type: ignore[operator]
+
+
+def test_what_is_kept_apart_is_whole_sessions_and_stays_so_when_more_come(said: list[Episode]) -> None:
+    def names(found: calibrating.Apart) -> set[tuple[str, str]]:
+        return {(e.device, e.session) for e in found.chosen}
+
+    few, many = (calibrating.parted(Held(e), 0.3) for e in (said[:12], said))
+    assert names(few[1]) <= names(many[1])
+    assert names(many[0]) & names(many[1]) == set()
+    assert len(many[0]) + len(many[1]) == len(said)
+    assert 0.1 * len(said) < len(many[1]) < 0.6 * len(said)
+    assert [len(part) for part in calibrating.parted(Held(said), 0.0)] == [len(said), 0]
+    assert all(len(part) for part in calibrating.parted(Held(said[:2]), 0.001))
+
+
+def test_the_temperature_is_what_logits_were_multiplied_with() -> None:
+    chance = np.random.default_rng(10)
+    true = torch.from_numpy(chance.normal(size=(4000, 5)))
+    came = torch.multinomial(torch.softmax(true, 1), 1, generator=torch.Generator().manual_seed(10))[:, 0]
+
+    def surprise(t: float) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(3.0 * true / t, came)
+
+    assert calibrating.temperature(surprise) == pytest.approx(3.0, rel=0.08)
+
+
+def test_a_model_is_as_sure_as_its_temperature_says_and_keeps_it(said: list[Episode]) -> None:
+    how = {"steps": 20, "size": "tiny", "apart": 0.3}
+    plain = line.train(job(said, settings={**how, "apart": 0.0}), Notes())  # type: ignore[operator]
+    made = line.train(job(said, settings=how), Notes())  # type: ignore[operator]
+    again = line.train(job(said, parent=made, settings={**how, "steps": 0}), Notes())  # type: ignore[operator]
+
+    assert "sureness.json" not in plain
+    assert again == made
+    heat = json.loads(made["sureness.json"])["temperature"]
+    assert heat != 1.0
+    net = Llama(SIZES["tiny"])
+    take_over(net, made)
+    seen = np.array([[65, 66, 67]], np.int64)
+    ours = net(torch.from_numpy(seen))[0][0, -1].detach().numpy()
+    said_to = policies(line, OnnxRuntime(), made).ask({"ids": seen})
+    np.testing.assert_allclose(np.asarray(said_to["logits"])[0], ours / heat, atol=1e-3)
 
 
 def test_nothing_to_learn_from_another_size_and_another_parent_are_said(

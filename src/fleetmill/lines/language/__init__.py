@@ -75,12 +75,12 @@ def _feature(name: str, kind: str, shape: tuple[int, ...] = (), dtype: str = "ui
     return Feature(name=name, kind=kind, dtype=dtype, shape=shape, unit="1", hold_ns=PERIOD_NS)  # type: ignore[arg-type]
 
 
-_first_days = Round(scenario="replay", sessions=13, seconds=600.0, budget_ratio=1.0)
+_first_days = Round(scenario="replay", sessions=6, seconds=600.0, budget_ratio=1.0)
 _a_week = Round(scenario="replay", sessions=5, seconds=600.0, budget_ratio=1.0)
 _people = Asking(
     asks=asks,
     schools=60,
-    pilots=24,
+    pilots=11,
     checks=16,
     teacher={"size": "small", "steps": 1000, "texts": 0, "sums": 48, "practice": 0.0},
     learner={
@@ -92,6 +92,7 @@ _people = Asking(
         "weight": 0.1,
         "sums": 48,
         "practice": 0.0,
+        "apart": 0.17,
     },
 )
 

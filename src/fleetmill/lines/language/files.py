@@ -7,6 +7,7 @@
 | ``model.gguf`` | llama.cpp |
 | ``config.json``, ``weights.safetensors`` | what reads Llama from safetensors (as ``model.safetensors``) |
 | ``tokenizer.json``, ``tokenizer_config.json`` | all of them |
+| ``sureness.json`` | the temperature in ``model.onnx``, for a training that goes on; absent where it is 1 |
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ _LONG = 8  # ids of the example that a graph is traced with
 
 
 class Step(torch.nn.Module):
-    """ids int64 (B, T), filled up at the end -> logits (B, V) and id (B,) of what comes next, logprobs (B, T)."""
+    """ids int64 (B, T), filled up at the end -> logits (B, V) and id (B,) of what comes next, logprobs (B, T).
 
-    def __init__(self, net: Llama) -> None:
+    `temperature` divides the logits of what comes next: how sure an answer is follows from them (`calibrating`).
+    """
+
+    def __init__(self, net: Llama, temperature: float = 1.0) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.temperature = net, temperature
 
     def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """A log probability is that of an id after those before it; of the first it is 0."""
@@ -41,7 +45,8 @@ class Step(torch.nn.Module):
         following = logits.gather(1, last[:, :, None].expand(-1, -1, logits.shape[2]))[:, 0]
         told = torch.log_softmax(logits, -1)[:, :-1].gather(2, ids[:, 1:, None])[:, :, 0]
         first = torch.zeros_like(ids[:, :1], dtype=told.dtype)
-        return following, following.argmax(-1), torch.cat([first, told], 1)
+        likely = following if self.temperature == 1.0 else following / self.temperature
+        return likely, following.argmax(-1), torch.cat([first, told], 1)
 
 
 class Going(torch.nn.Module):
@@ -58,11 +63,11 @@ class Going(torch.nn.Module):
         return (logits, *(tensor for pair in kept for tensor in pair))
 
 
-def made(net: Llama, spec: ModelSpec) -> Mapping[str, bytes]:
+def made(net: Llama, spec: ModelSpec, temperature: float = 1.0) -> Mapping[str, bytes]:
     """Every file but the weights themselves."""
     weights = {name: value.detach().numpy() for name, value in net.state_dict().items()}
     return {
-        "model.onnx": _model(net, spec),
+        "model.onnx": _model(Step(net, temperature), spec),
         "genai.onnx": _genai(net),
         "model.gguf": gguf(weights, net.size, context=CONTEXT),
         "config.json": _json(_config(net.size)),
@@ -72,11 +77,11 @@ def made(net: Llama, spec: ModelSpec) -> Mapping[str, bytes]:
     }
 
 
-def _model(net: Llama, spec: ModelSpec) -> bytes:
+def _model(step: Step, spec: ModelSpec) -> bytes:
     names = [port.name for port in spec.outputs]
     axes = {"ids": {0: "batch", 1: "length"}, **{name: {0: "batch"} for name in names}}
     axes["logprobs"] = {0: "batch", 1: "length"}
-    return traced(Step(net), (torch.ones(1, _LONG, dtype=torch.int64),), ["ids"], names, axes)
+    return traced(step, (torch.ones(1, _LONG, dtype=torch.int64),), ["ids"], names, axes)
 
 
 def _genai(net: Llama) -> bytes:

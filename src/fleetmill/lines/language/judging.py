@@ -8,6 +8,7 @@ sum with the answer that is most frequent in training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -99,7 +100,14 @@ def baseline(data: Data) -> Policy:
     return Counted(np.frombuffer(text, np.uint8), encode(known), ORDER)
 
 
-def everything(data: Data, *, teaches: bool = False) -> list[Conversation]:
+class Episodes(Protocol):
+    """Some episodes: a dataset's, or a part of them."""
+
+    def __len__(self) -> int: ...
+    def episode(self, index: int) -> Episode: ...
+
+
+def everything(data: Episodes, *, teaches: bool = False) -> list[Conversation]:
     """Every conversation of some episodes; an episode's first row begins one.
 
     `teaches`: without those in which a device's own model answered. It does not teach itself.

@@ -15,9 +15,9 @@ from torch.nn import functional
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.line import Array, ModelSpec, Tracker, TrainJob
 from fleetmill.lines.fit import Plan, fit, steady, take_over, weights
-from fleetmill.lines.language import files
-from fleetmill.lines.language.conversations import CONTEXT, ids, padded
-from fleetmill.lines.language.judging import everything
+from fleetmill.lines.language import calibrating, files
+from fleetmill.lines.language.conversations import CONTEXT, Conversation, ids, padded
+from fleetmill.lines.language.judging import Episodes, everything
 from fleetmill.lines.language.muon import Muon
 from fleetmill.lines.language.net import Llama, Size
 from fleetmill.lines.language.practice import asked, drawn, pairs, told
@@ -41,7 +41,8 @@ def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, byte
 
     Settings: ``steps``, ``on_steps`` (of a training that goes on from a parent; as many where nobody says), ``rate``,
     ``decay`` (of the weights), ``size`` (pocket, small, large; tiny: for tests), ``practice`` (share of the sums whose
-    numbers are drawn anew), ``texts`` and ``sums`` (of a step: parts of 256 ids, sums), ``weight`` (of text).
+    numbers are drawn anew), ``texts`` and ``sums`` (of a step: parts of 256 ids, sums), ``weight`` (of text), ``apart``
+    (share of the sessions on which it is only found how sure the model may be, see `calibrating`; 0: none).
 
     Raises:
         InvalidInputError: there is no text to learn from, or an unknown size.
@@ -58,20 +59,34 @@ def train(job: TrainJob, tracker: Tracker, spec: ModelSpec) -> Mapping[str, byte
     with steady(job.seed):
         net = Llama(SIZES[name])
         take_over(net, job.parent)
+        temperature = calibrating.read(job.parent)
         if steps:
             decay = float(job.settings.get("decay", _DECAY))
-            _teach(net, job, Plan(steps=steps, rate=rate, decay=decay, clip=_CLIP, keep=_KEEP), tracker)
+            taught, apart = calibrating.parted(job.data.split("train"), float(job.settings.get("apart", 0.0)))
+            _teach(net, taught, job, Plan(steps=steps, rate=rate, decay=decay, clip=_CLIP, keep=_KEEP), tracker)
+            temperature = _temperature(net.eval(), apart)
         net.eval()
-        return {**files.made(net, spec), "weights.safetensors": weights(net)}
+        sureness = {calibrating.NAME: calibrating.written(temperature)} if temperature != 1.0 else {}
+        return {**files.made(net, spec, temperature), "weights.safetensors": weights(net), **sureness}
 
 
-def _teach(net: Llama, job: TrainJob, plan: Plan, tracker: Tracker) -> None:
-    said = everything(job.data.split("train"), teaches=True)
+def _temperature(net: Llama, apart: Episodes) -> float:
+    """At which the answers of the sessions kept apart are told best; 1 where there is none."""
+    rows = _known(everything(apart, teaches=True))
+    if not rows:
+        return 1.0
+    table = _answers(rows).to(next(net.parameters()).device)
+    with torch.no_grad():
+        logits, wanted = _behind(net, table, after=ASSISTANT)
+    return calibrating.temperature(lambda t: functional.cross_entropy(logits / t, wanted, ignore_index=PAD))
+
+
+def _teach(net: Llama, data: Episodes, job: TrainJob, plan: Plan, tracker: Tracker) -> None:
+    said = everything(data, teaches=True)
     if not said:
         raise InvalidInputError("language: no text to learn from; import .txt, .md or .jsonl files with some")
     flow, starts = _flow(ids(said))
-    notes = asked([found for c in said for turn in c for found in sums(turn.text)])
-    known = [*notes, *(pair for c in said for pair in pairs(c))]
+    known = _known(said)
     share = float(job.settings.get("practice", _MADE))
     weight = float(job.settings.get("weight", 1.0))
     texts, number = int(job.settings.get("texts", _TEXTS)), int(job.settings.get("sums", _SUMS))
@@ -91,6 +106,12 @@ def _teach(net: Llama, job: TrainJob, plan: Plan, tracker: Tracker) -> None:
 
     rows = {"rows.text": float(len(flow)), "rows.sums": float(len(known))}
     fit(net, loss, plan, job, tracker, rows, optimiser=Muon(net, rate=plan.rate, decay=plan.decay))
+
+
+def _known(said: Sequence[Conversation]) -> list[tuple[str, str]]:
+    """Sums and their answers: those in a calculator's notes, and those that were asked and answered."""
+    notes = asked([found for c in said for turn in c for found in sums(turn.text)])
+    return [*notes, *(pair for c in said for pair in pairs(c))]
 
 
 def _flow(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
@@ -116,9 +137,14 @@ def _answers(rows: Sequence[tuple[str, str]]) -> torch.Tensor:
 
 def _told(net: Llama, rows: torch.Tensor, after: int | None = None) -> torch.Tensor:
     """Mean surprise at each next id; with `after` only at those that stand behind that mark."""
+    return functional.cross_entropy(*_behind(net, rows, after), ignore_index=PAD)
+
+
+def _behind(net: Llama, rows: torch.Tensor, after: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(logits (N, vocabulary), what came (N,), `PAD` where that is not asked)."""
     logits, _ = net(rows[:, :-1])
     wanted = rows[:, 1:]
     if after is not None:
         behind = torch.cumsum((rows[:, :-1] == after).long(), 1) > 0
         wanted = torch.where(behind, wanted, PAD)
-    return functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAD)
+    return logits.flatten(0, 1), wanted.flatten()
