@@ -207,7 +207,7 @@ def test_an_unsure_device_hands_on_and_the_answer_is_the_gateway_s(town: tuple[H
     assert (sure.text, sure.source.tier) == ("7", Tier.DEVICE)
     assert unsure.text == "".join(answer_to("Who are you, then?", LIMITS.tokens))
     assert unsure.source is not None
-    assert (unsure.source.tier, unsure.source.may_train) == (Tier.PREMISES, False)
+    assert (unsure.source.tier, unsure.source.may_train) == (Tier.PREMISES, True)
     assert unsure.source.sure < 0.9
 
 

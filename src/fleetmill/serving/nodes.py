@@ -29,12 +29,13 @@ def join(settings: Settings, backend: BackendSettings) -> Mapping[str, Served]:
         UnavailableError: it does not answer. InvalidInputError: it is no engine of its kind, or its key is not set.
         ConflictError: another one has that name.
     """
+    nodes = _nodes(settings)  # a home that cannot take it is said before anybody is asked
     found = asked(backend)
     for model in backend.models:
         if model.name not in found and known.find(backend.engine).told:
             told = ", ".join(sorted(found)) or "none"
             raise InvalidInputError(f"server {backend.name}: does not serve {model.name!r}; it serves {told}")
-    _nodes(settings).join(backend, settings.serve.backend)
+    nodes.join(backend, settings.serve.backend)
     return found
 
 

@@ -150,10 +150,10 @@ def test_a_small_demo_is_asked_hands_on_learns_and_its_report_follows_from_facts
     )
     assert json.loads(checked.stdout)["faults"] == []
     with open_home(read_settings(home=folder / "home"), own=False) as home:
-        assert home.ledger.read(kind="calibrated")[0].seq < home.ledger.read(kind="session")[0].seq
+        assert next(home.ledger.read(kind="calibrated")).seq < next(home.ledger.read(kind="session")).seq
         released = [running(folder / "devices" / name) for name in small(folder).names]
         assert {found[0].talk.sure for found in released if found} == {told["fixed"]["sure"]}
-        ended = home.ledger.read(kind="turn_ended")[-1]
+        ended = list(home.ledger.read(kind="turn_ended"))[-1]
         column = refine.open_data(home.ledger, home.blobs, ended.record["dataset"]).column("tier")
         assert set(np.unique(column)) <= {0, 1}
     assert premises.PLACE in (folder / "home" / "fleetmill.toml").read_text()
