@@ -17,6 +17,7 @@ from fleetmill.core.line import Line
 from proofs.rows import ROOT, Row, interval
 
 SEEDS = (0, 1, 2)
+PEOPLE_SEEDS = (43, 44, 45)  # of the line language: smaller ones were looked at while its recipe was made
 REPLAYED = {"machine_life": "engine-cmapss-fd001", "machine_alarm": "sensor-nab", "traffic": "city-hourly"}
 _BOOTSTRAP_SEED = 11
 
@@ -100,7 +101,7 @@ def arm(out: Path, _: Path) -> Sequence[Row]:
 
 def language(out: Path, _: Path) -> Sequence[Row]:
     """People ask a fleet; what a device is not sure of is handed on, and learned from."""
-    reports = [_demo(out, "language", seed) for seed in SEEDS]
+    reports = [_demo(out, "language", seed) for seed in PEOPLE_SEEDS]
     told = [
         [r["answers"][f"generation {g['generation']}"] for g in r["generations"]] + [r["answers"]["control"]]
         for r in reports
@@ -125,7 +126,7 @@ def language(out: Path, _: Path) -> Sequence[Row]:
             f"{each(-1, 'handed_on_share')}. % right of those kept: {each(-2, 'kept_right_share')} after "
             f"{each(0, 'kept_right_share')}; pooled {100 * pooled(-2):.1f} after {100 * pooled(0):.1f}",
             met=falls and pooled(-2) >= pooled(0),
-            command="fleetmill demo --line language --seed 0 | 1 | 2",
+            command="fleetmill demo --line language --seed 43 | 44 | 45",
         ),
         Row(
             promise="language: at most 500 CPU-seconds a run",
@@ -134,7 +135,7 @@ def language(out: Path, _: Path) -> Sequence[Row]:
             command="the same",
         ),
         *_all_demos(reports),
-        *_asked(out, "language"),
+        *_asked(out, "language", PEOPLE_SEEDS),
     ]
 
 
@@ -211,7 +212,7 @@ def _all_demos(reports: Sequence[dict[str, Any]]) -> list[Row]:
     ]
 
 
-def _asked(out: Path, line: str) -> list[Row]:
+def _asked(out: Path, line: str, seeds: Sequence[int] = SEEDS) -> list[Row]:
     """What every finished demo must answer: its report's numbers again, and both ways of its receipts."""
     questions = {
         "every number of the report follows again from its fact": ("report", "--verify", "{place}/report.html"),
@@ -220,7 +221,7 @@ def _asked(out: Path, line: str) -> list[Row]:
     rows = []
     for promise, words in questions.items():
         told = []
-        for seed in SEEDS:
+        for seed in seeds:
             command = [w.format(place=out / f"{line}-{seed}") for w in words]
             done = subprocess.run(
                 [sys.executable, "-m", "fleetmill.cli", *command], cwd=ROOT, capture_output=True, text=True, check=False

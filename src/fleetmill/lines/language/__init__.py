@@ -75,12 +75,12 @@ def _feature(name: str, kind: str, shape: tuple[int, ...] = (), dtype: str = "ui
     return Feature(name=name, kind=kind, dtype=dtype, shape=shape, unit="1", hold_ns=PERIOD_NS)  # type: ignore[arg-type]
 
 
-_first_days = Round(scenario="replay", sessions=9, seconds=600.0, budget_ratio=1.0)
+_first_days = Round(scenario="replay", sessions=11, seconds=600.0, budget_ratio=1.0)
 _a_week = Round(scenario="replay", sessions=5, seconds=600.0, budget_ratio=1.0)
 _people = Asking(
     asks=asks,
     schools=60,
-    pilots=16,
+    pilots=20,
     checks=24,
     teacher={"size": "small", "steps": 1000, "texts": 0, "sums": 48, "practice": 0.0},
     learner={
