@@ -283,6 +283,7 @@ class Recipe:
     quick: tuple[int, int] = (2, 4)  # generations and devices of `demo --quick`
     shown: int = 0  # how much there is to see: `demo` shows the line with the most, `demo --quick` that with the least
     train: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    demo_train: Mapping[str, float | int | str | bool] = field(default_factory=dict)  # over `train`, in the demo alone
     draw: Callable[[Step], Array] | None = None  # uint8 (H, W, 3) of an instant, for eyes; None: what a camera sees
     # files by name as an importer of the line reads them, made up from a seed: what a fleet without world replays
     sample: Callable[[int], Mapping[str, bytes]] | None = None

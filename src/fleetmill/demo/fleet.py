@@ -73,7 +73,8 @@ class Plan:
     @property
     def training(self) -> Mapping[str, object]:
         """Settings that the fleet's models train with."""
-        return {**self.recipe.train, **(self.recipe.asking.learner if self.recipe.asking else {})}
+        learner = self.recipe.asking.learner if self.recipe.asking else {}
+        return {**self.recipe.train, **self.recipe.demo_train, **learner}
 
     @property
     def controls(self) -> Path:

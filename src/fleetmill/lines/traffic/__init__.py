@@ -103,7 +103,9 @@ line = Line(
         first=_half_a_year,
         then=_half_a_year,
         headline="mase",
+        generations=3,
         report_trials=3,  # later months of each sensor
+        demo_train={"steps": 200},  # a fifth: to be looked at while it runs
         quick=(2, 2),
         sample=streets,
     ),
