@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import orjson
@@ -294,3 +295,30 @@ async def stage(engines: list[Engine], *, tenant=None, stall_seconds=0.3, purse=
         relay.egress.close()
         for found in (*servers, front):
             found.close()
+
+
+@contextmanager
+def threaded(engine):
+    """The engine, answering in a thread of its own."""
+    up, held = threading.Event(), {}
+
+    async def run():
+        held["loop"], held["stop"] = asyncio.get_running_loop(), asyncio.Event()
+        connections: set[Connection] = set()
+        server = await held["loop"].create_server(lambda: Connection(engine.handle, connections), "127.0.0.1", 0)
+        engine.port = server.sockets[0].getsockname()[1]
+        up.set()
+        await held["stop"].wait()
+        for connection in list(connections):
+            connection.cut()
+        server.close()
+        await asyncio.sleep(0)  # so that what was cut is closed
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    assert up.wait(10)
+    try:
+        yield engine
+    finally:
+        held["loop"].call_soon_threadsafe(held["stop"].set)
+        thread.join()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from fleetmill import due, loop
 from fleetmill.core.errors import ConflictError, IntegrityError, InvalidInputError, NotFoundError
@@ -18,6 +16,7 @@ from fleetmill.release import publish as release
 from fleetmill.settings import LineSettings, Settings, TurnWhen, read_settings
 from fleetmill.testing import Clock, tiny_file, tiny_line
 from fleetmill.train import elsewhere
+from matmul import AWFUL, PERFECT
 
 
 def bring(home, folder, seeds):
@@ -26,24 +25,6 @@ def bring(home, folder, seeds):
         path = folder / f"s{seed}.tiny.json"
         path.write_bytes(tiny_file(seed, scenario="default" if seed < 10 else "field"))
         imports.import_path(home.ledger, home.books, home.blobs, tiny_line, path, device=f"d{seed % 5}")
-
-
-def model_of(weights):
-    """An ONNX file on the tiny line's ports."""
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    graph = helper.make_graph(
-        [node],
-        "m",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
-        [numpy_helper.from_array(np.array(weights, np.float32), "w")],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    made.ir_version = 9
-    return made.SerializeToString()
-
-
-PERFECT, AWFUL = model_of([-1.0, 1.0, 2.0]), model_of([9.0, -9.0, 5.0])
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from onnx import TensorProto, helper, numpy_helper
 
 from fleetmill import due, loop
 from fleetmill.core.errors import InvalidInputError
@@ -28,24 +27,7 @@ from fleetmill.serving.models import LineModels
 from fleetmill.settings import CandidateSettings, LineSettings, ServeLineSettings, Settings
 from fleetmill.testing import Clock, tiny_file, tiny_line
 from fleetmill.train import elsewhere
-
-
-def model_of(weights):
-    """An ONNX file on the tiny line's ports."""
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    graph = helper.make_graph(
-        [node],
-        "m",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
-        [numpy_helper.from_array(np.array(weights, np.float32), "w")],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    made.ir_version = 9
-    return made.SerializeToString()
-
-
-PERFECT, AWFUL = model_of([-1.0, 1.0, 2.0]), model_of([9.0, -9.0, 5.0])
+from matmul import AWFUL, PERFECT
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import httpx
@@ -17,9 +15,8 @@ from typer.testing import CliRunner
 
 from fleetmill.cli import app
 from fleetmill.home import init_home
-from fleetmill.serve.http import Connection
 from fleetmill.settings import read_settings
-from simulated import answer_to
+from simulated import answer_to, threaded
 
 SETTINGS = """
 [serve]
@@ -31,26 +28,8 @@ workers = {workers}
 @pytest.fixture
 def box():
     """An engine in a thread of its own."""
-    made, up, held = Box("b", delay=0.002), threading.Event(), {}
-
-    async def run():
-        held["loop"], held["stop"] = asyncio.get_running_loop(), asyncio.Event()
-        connections = set()
-        server = await held["loop"].create_server(lambda: Connection(made.handle, connections), "127.0.0.1", 0)
-        made.port = server.sockets[0].getsockname()[1]
-        up.set()
-        await held["stop"].wait()
-        for connection in list(connections):
-            connection.cut()
-        server.close()
-        await asyncio.sleep(0)  # so that what was cut is closed
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()))
-    thread.start()
-    assert up.wait(10)
-    yield made
-    held["loop"].call_soon_threadsafe(held["stop"].set)
-    thread.join()
+    with threaded(Box("b", delay=0.002)) as made:
+        yield made
 
 
 def command(*words, code=0):

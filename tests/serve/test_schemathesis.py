@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 import warnings
 from dataclasses import replace
@@ -26,9 +24,8 @@ from test_candidates import served
 
 from fleetmill.api.door import make_app
 from fleetmill.home import init_home, open_home
-from fleetmill.serve.http import Connection
 from fleetmill.settings import BackendSettings, ModelSettings, Settings
-from simulated import Engine
+from simulated import Engine, threaded
 
 CONFORMS = [content_type_conformance, response_schema_conformance, status_code_conformance]
 TRIED = settings(
@@ -58,36 +55,18 @@ class Sturdy(Engine):
 @pytest.fixture
 def gateway(tmp_path):
     """(address, key) of a gateway with one engine."""
-    up, box, engine = threading.Event(), {}, Sturdy("a")
-
-    async def run():
-        box["loop"], box["stop"] = asyncio.get_running_loop(), asyncio.Event()
-        connections = set()
-        server = await box["loop"].create_server(lambda: Connection(engine.handle, connections), "127.0.0.1", 0)
-        engine.port = server.sockets[0].getsockname()[1]
-        up.set()
-        await box["stop"].wait()
-        for connection in list(connections):
-            connection.cut()
-        server.close()
-        await asyncio.sleep(0)
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()))
-    thread.start()
-    assert up.wait(10)
-    can = ("chat", "completions", "embeddings", "tools")
-    server = BackendSettings(
-        name="a",
-        address=f"http://127.0.0.1:{engine.port}",
-        models=tuple(ModelSettings(name=n, capabilities=can) for n in ("small", "0", "")),
-    )
-    made = Settings(home=tmp_path / "home")
-    init_home(made, now_ns=time.time_ns(), root_key=tmp_path / "root.pem")
-    asked = replace(made, serve=replace(made.serve, backend=(server,)))
-    with open_home(asked, clock=time.time_ns) as home, served(home) as (at, key):
-        yield f"http://{at}", key, engine
-    box["loop"].call_soon_threadsafe(box["stop"].set)
-    thread.join()
+    with threaded(Sturdy("a")) as engine:
+        can = ("chat", "completions", "embeddings", "tools")
+        server = BackendSettings(
+            name="a",
+            address=f"http://127.0.0.1:{engine.port}",
+            models=tuple(ModelSettings(name=n, capabilities=can) for n in ("small", "0", "")),
+        )
+        made = Settings(home=tmp_path / "home")
+        init_home(made, now_ns=time.time_ns(), root_key=tmp_path / "root.pem")
+        asked = replace(made, serve=replace(made.serve, backend=(server,)))
+        with open_home(asked, clock=time.time_ns) as home, served(home) as (at, key):
+            yield f"http://{at}", key, engine
 
 
 def conform(document, address, headers, *, passed_over=(), checks=CONFORMS):

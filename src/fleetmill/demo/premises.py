@@ -32,7 +32,7 @@ from fleetmill.score import recorded
 from fleetmill.seams.files import write_whole
 from fleetmill.seams.ledger import Draft, Fact
 from fleetmill.seams.runtime import policies
-from fleetmill.seams.tables import Place, open_table, write_table
+from fleetmill.seams.tables import open_table, write_table
 from fleetmill.serve.accounts.book import open_accounts
 from fleetmill.serve.accounts.keys import new_key, set_tenant
 from fleetmill.serve.words import Tenant
@@ -155,20 +155,8 @@ def _written(line: Line, runs: Sequence[Run], folder: Path) -> list[Episode]:
 
 
 def _trained(plan: Plan, episodes: Sequence[Episode], how: Mapping[str, Any], folder: Path) -> Mapping[str, bytes]:
-    places = [
-        Place(
-            digest=stages.digest(e),
-            device=e.device,
-            session=e.session,
-            start_ns=e.start_ns,
-            end_ns=e.end_ns,
-            rows=len(e.times_ns),
-            tags=e.tags,
-        )
-        for e in episodes
-    ]
     path = folder / "rows.arrow"
-    write_whole(path, write_table(episodes, places))
+    write_whole(path, write_table(episodes, [stages.place(e) for e in episodes]))
     data = Dataset({"train": open_table(path)})
     job = TrainJob(data=data, parent=None, seed=plan.seed, settings=how)
     return trainer.fit(plan.line, job, Quiet(), tables=lambda: {"train": path}, folder=folder / "run")

@@ -114,7 +114,7 @@ def _refined(
     labels = [label for s in sets for label in s.labels]
     messages, sources = merged(line, read_session(session, blobs.get), labels)
     found, reasons = list(stages.episodes(line, session, messages)), list(stages.left_out(line, session, messages))
-    places = [_place(e) for e in found]
+    places = [stages.place(e) for e in found]
     frames = [stages.frame_digests(line, e) for e in found]
     record = {
         "line": line.name,
@@ -170,18 +170,6 @@ def _shard(blobs: Blobs, version: DatasetVersion, role: str, facts: dict[str, Fa
             found += [table.episode(i) for i in range(len(table.places))]
             places += table.places
     return blobs.put(write_table(found, places)) if found else ""
-
-
-def _place(e: Episode) -> Place:
-    return Place(
-        digest=stages.digest(e),
-        device=e.device,
-        session=e.session,
-        start_ns=e.start_ns,
-        end_ns=e.end_ns,
-        rows=len(e.times_ns),
-        tags=dict(e.tags),
-    )
 
 
 def _custody(

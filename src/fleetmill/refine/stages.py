@@ -15,6 +15,7 @@ from fleetmill.core.ids import sha256
 from fleetmill.core.line import Array, Episode, Line, Message, Stretch
 from fleetmill.core.plain import plain
 from fleetmill.core.recording import Session
+from fleetmill.seams.tables import Place
 
 _WORD = re.compile(r"[a-z][a-z_]{0,40}")
 GAP_PERIODS = 3  # of the slowest required channel: a longer silence ends a stretch
@@ -104,6 +105,19 @@ def digest(episode: Episode) -> str:
             "tags": plain(episode.tags),
             "arrays": arrays,
         }
+    )
+
+
+def place(episode: Episode) -> Place:
+    """Where an episode's rows come from, as a table of them says."""
+    return Place(
+        digest=digest(episode),
+        device=episode.device,
+        session=episode.session,
+        start_ns=episode.start_ns,
+        end_ns=episode.end_ns,
+        rows=len(episode.times_ns),
+        tags=dict(episode.tags),
     )
 
 

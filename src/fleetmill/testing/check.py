@@ -27,7 +27,7 @@ from fleetmill.engines.runtime_onnx import OnnxRuntime
 from fleetmill.refine import stages
 from fleetmill.seams import recordings
 from fleetmill.seams.runtime import RunningPolicy, policies
-from fleetmill.seams.tables import Place, write_table
+from fleetmill.seams.tables import write_table
 from fleetmill.testing import rules, talks
 from fleetmill.testing.compared import Broken, equal, fits, is_float, member
 from fleetmill.testing.kit import Held, Notes
@@ -303,20 +303,8 @@ def _train(c: _Context, parent: Mapping[str, bytes] | None, settings: Mapping[st
 def _tables(c: _Context, folder: Path) -> dict[str, Path]:
     """What was cut, as files: the same for every role, as `Held` gives it."""
     path = folder / "rows.arrow"
-    path.write_bytes(write_table(c.episodes, [_place(e) for e in c.episodes]))
+    path.write_bytes(write_table(c.episodes, [stages.place(e) for e in c.episodes]))
     return dict.fromkeys(command.ROLES, path)
-
-
-def _place(e: Episode) -> Place:
-    return Place(
-        digest=stages.digest(e),
-        device=e.device,
-        session=e.session,
-        start_ns=e.start_ns,
-        end_ns=e.end_ns,
-        rows=len(e.times_ns),
-        tags=e.tags,
-    )
 
 
 def _inputs(c: _Context) -> dict[str, Array]:
