@@ -6,6 +6,8 @@ import ast
 import importlib.util
 import os
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -176,3 +178,24 @@ def test_the_demo_installs_what_it_needs_and_no_more() -> None:
 
     assert found is not None
     assert set(found[1].split(",")) == set(project()["optional-dependencies"]) - {"testing", "dev", "serve", "llm"}
+
+
+def test_what_the_demo_and_the_factory_load_is_in_the_extras_that_they_install() -> None:
+    """The libraries of other extras are made unfindable: a fresh clone has none of them."""
+    extras = project()["optional-dependencies"]
+    found = re.search(r"^DEMO_EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert found is not None
+
+    def names(extra: str) -> set[str]:
+        return {re.split(r"[\[<>=~;]", wanted)[0].lower().replace("-", "_") for wanted in extras[extra]}
+
+    there = set().union(*(names(extra) for extra in found[1].split(",")))
+    absent = sorted(set().union(*map(names, extras)) - there)
+    assert {"tokenizers", "onnxruntime_genai", "hypothesis"} <= set(absent)
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
+        "import fleetmill.api.up, fleetmill.cli, fleetmill.demo.run, fleetmill.serving.gateway\n"
+        "from fleetmill import lines; [lines.find(name) for name in lines.names()]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
