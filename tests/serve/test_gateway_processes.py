@@ -79,6 +79,8 @@ def test_nodes_join_and_leave_two_processes_and_are_there_after_a_kill(tmp_path,
     key = command("key", "add", "t", "--home", home).strip()
     asked = {"model": "small", "max_tokens": 60, "messages": [{"role": "user", "content": "hello"}], "stream": True}
     headers, address = {"authorization": f"Bearer {key}"}, f"http://127.0.0.1:{box.port}"
+    wrong = CliRunner().invoke(app, ["serve", "join", "b", "no-address", "--home", str(home)])
+    assert "must be http://host:port" in str(wrong.exception)  # before anybody is asked
     command("status", "--home", home, code=1)  # nobody runs; `main` makes 4 of it
 
     with Gateway(home) as gateway:

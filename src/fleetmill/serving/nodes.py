@@ -17,7 +17,7 @@ from fleetmill.serve.servers import backends, probe, running
 from fleetmill.serve.servers.nodes import FOLDER as NODES
 from fleetmill.serve.servers.nodes import Nodes
 from fleetmill.serving.gateway import FOLDER
-from fleetmill.settings import BackendSettings, Settings
+from fleetmill.settings import BackendSettings, Settings, check_backend
 
 _LOOK_SECONDS = 0.2
 
@@ -26,10 +26,12 @@ def join(settings: Settings, backend: BackendSettings) -> Mapping[str, Served]:
     """A server comes into the pool of a home, for good; what it serves. Gateways take it in within a second.
 
     Raises:
-        UnavailableError: it does not answer. InvalidInputError: it is no engine of its kind, or its key is not set.
+        UnavailableError: it does not answer. InvalidInputError: it makes no sense, is no engine of its kind, or its key
+            is not set.
         ConflictError: another one has that name.
     """
     nodes = _nodes(settings)  # a home that cannot take it is said before anybody is asked
+    check_backend(backend)
     found = asked(backend)
     for model in backend.models:
         if model.name not in found and known.find(backend.engine).told:
