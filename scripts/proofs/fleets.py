@@ -164,18 +164,18 @@ def replayed(out: Path, data: Path) -> Sequence[Row]:
         real = where != Path()
         more = ["--data", str(where), *(("--devices", "2") if where.name == "city-hourly" else ())] if real else []
         report = _demo(out, name, 0, folder=out / f"{name}-0{'-real' * real}", more=more)
-        kept = [bool(e["kept"]) for e in report["events"]]
+        kept = [e["kept"] for e in report["events"] if e["kept"] is not None]  # others never came up: no release came
         decisions = [g["decision"].replace("_", " ") for g in report["generations"]]
         rows.append(
             Row(
-                promise=f"{name}: the loop on {'real recordings' if real else 'made-up recordings, under 90 s'}; "
-                "accidents as promised, books that balance, an audit that agrees",
+                promise=f"{name}: the loop on {'real' if real else 'made-up'} recordings in under 90 s; accidents as "
+                "promised, books that balance, an audit that agrees",
                 measured=f"{report['wall_seconds']:.0f} s, {report['cpu_seconds']:.0f} CPU-s; {', '.join(decisions)}; "
                 f"accidents {sum(kept)} of {len(kept)} as promised; {report['audit']['line'].removeprefix('audit: ')}",
                 met=all(kept)
                 and report["balanced"]
                 and report["audit"]["exit_code"] == 0
-                and (real or report["wall_seconds"] < 90),
+                and report["wall_seconds"] < 90,
                 command=f"fleetmill demo --line {name}{f' --data ../shared/data/{where.name}' * real}"
                 f"{' --devices 2' * (where.name == 'city-hourly')}",
             )

@@ -146,6 +146,17 @@ def test_a_flipped_byte_ends_when_the_honest_bytes_were_taken(ledger):
     assert (found.kept, found.facts) == (True, (3, 4))
 
 
+def test_after_the_last_turn_an_older_release_needs_two_that_its_device_took(ledger):
+    accident = an_accident(Kind.OLDER_RELEASE)
+    said(ledger, "d1", "confirmed", counter=1, file="old", running="old")
+    said(ledger, "d2", "confirmed", counter=2, file="new", running="new")
+    assert not accidents.may_come(accident, "tiny", list(ledger.read()))
+    assert accidents.may_come(an_accident(Kind.DEVICE_KILLED), "tiny", list(ledger.read()))
+
+    said(ledger, "d1", "confirmed", counter=2, file="new", running="new")
+    assert accidents.may_come(accident, "tiny", list(ledger.read()))
+
+
 def test_a_bit_to_flip_is_in_vain_when_no_release_comes_after_it(ledger):
     accident = an_accident(Kind.FLIPPED_BYTE)
     enter(ledger, "release", "tiny/1")

@@ -96,6 +96,11 @@ def is_time(accident: Accident, line: str, facts: Sequence[Fact]) -> bool:
     return _one(facts, "turn_begun", f"{line}/{turn}") is not None
 
 
+def may_come(accident: Accident, line: str, facts: Sequence[Fact]) -> bool:
+    """Whether its moment may still come when no turn will, and every device has said what became of each release."""
+    return accident.kind is not Kind.OLDER_RELEASE or is_time(accident, line, facts)
+
+
 def ending(accident: Accident, line: str, facts: Sequence[Fact], *, since: int, subject: str = "") -> Ending | None:
     """How it ended, or None as long as it has not. `since`: the ledger's head when it was done.
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fleetmill.core import evidence
-from fleetmill.core.line import Episode, Line, Metrics, Policy, Tally
+from fleetmill.core.line import Episode, Line, Metrics, Tally
 from fleetmill.demo import control, stock
 from fleetmill.demo.fleet import Plan
 from fleetmill.home import Home
@@ -20,7 +20,6 @@ from fleetmill.refine import run as refine
 from fleetmill.score import recorded
 from fleetmill.seams.blobs import Blobs
 from fleetmill.seams.ledger import Draft, Fact
-from fleetmill.seams.runtime import policies
 
 REPORT_SEEDS = 30_000_000  # worlds of the report: used for nothing else
 BOOTSTRAP_SEED = 7
@@ -35,23 +34,23 @@ def measure(plan: Plan, home: Home) -> list[Fact]:
     line's baseline is asked too, fitted on what trained the last candidate.
     """
     sessions = _sessions(plan)
-    known: dict[str, str] = {}
-    drafts: list[Draft] = []
-    accepted = 0
-    for turn in turns(home, plan.line):
-        accepted += bool(turn["release"])
-        model = model_after(home, plan.line, turn)
-        if model not in known:
-            known[model] = _ask(plan, home, sessions, home.blobs.get(model))
-        drafts.append(_draft(plan, f"generation {turn['turn']}", model, known[model], turn["turn"]))
-    chain = max(accepted - 1, 0)
-    data = control.model(plan.controls, chain)
-    drafts.append(_draft(plan, CONTROL, home.blobs.put(data), _ask(plan, home, sessions, data), chain))
+    trained = chain(home, plan.line)
+    asked = [
+        (f"generation {t['turn']}", model_after(home, plan.line, t), int(t["turn"])) for t in turns(home, plan.line)
+    ]
+    asked.append((CONTROL, home.blobs.put(control.model(plan.controls, trained)), trained))
+    known = {
+        model: _ask(plan, home, sessions, home.blobs.get(model)) for model in dict.fromkeys(m for _, m, _ in asked)
+    }
+    drafts = [_draft(plan, what, model, known[model], generation) for what, model, generation in asked]
     fit = plan.line.judging.baseline
     if plan.recordings is not None and fit is not None:
         last = turns(home, plan.line)[-1]
         baseline = fit(refine.open_data(home.ledger, home.blobs, last["dataset"]))
-        drafts.append(_draft(plan, BASELINE, "", keep(home, _replay(plan.line, baseline, sessions)), last["turn"]))
+        told = trials.recorded_side(
+            plan.line, home.executor, home.runtime, model=None, sessions=sessions, baseline=baseline
+        )
+        drafts.append(_draft(plan, BASELINE, "", keep(home, told), last["turn"]))
     return home.ledger.append([replace(d, record={**d.record, "worlds": _number(plan, sessions)}) for d in drafts])
 
 
@@ -99,6 +98,11 @@ def turns(home: Home, line: Line) -> list[dict[str, Any]]:
     return sorted(found, key=lambda t: int(t["turn"]))
 
 
+def chain(home: Home, line: Line) -> int:
+    """How many trainings lie between the champion and the first model; the control has as many."""
+    return max(sum(bool(t["release"]) for t in turns(home, line)) - 1, 0)
+
+
 def model_after(home: Home, line: Line, turn: Mapping[str, Any]) -> str:
     """Digest of the model file in the field after a turn; before the first release the candidate stands in."""
     releases = {f.record["counter"]: f.record for f in home.ledger.read(kind="release")}
@@ -136,23 +140,13 @@ def _number(plan: Plan, sessions: Sequence[object]) -> int:
 def _ask(plan: Plan, home: Home, sessions: Sequence[Sequence[Episode]], model: bytes) -> str:
     """Digest of a model's tallies."""
     if plan.recordings is not None:
-        return keep(home, _replay(plan.line, policies(plan.line, home.runtime, {"model.onnx": model}), sessions))
+        told = trials.recorded_side(plan.line, home.executor, home.runtime, model=model, sessions=sessions)
+        return keep(home, told)
     seeds = range(REPORT_SEEDS, REPORT_SEEDS + plan.recipe.report_trials)
     lived = trials.live_side(
         plan.line, home.executor, home.runtime, model=model, seeds=seeds, seconds=plan.recipe.report_seconds
     )
     return keep(home, lived)
-
-
-def _replay(line: Line, policy: Policy, sessions: Sequence[Sequence[Episode]]) -> Side:
-    found: Side = []
-    for episodes in sessions:
-        tallies = []
-        for episode in episodes:
-            policy.reset()
-            tallies.append(line.judging.score(policy, episode))
-        found.append(tallies)
-    return found
 
 
 def keep(home: Home, side: Side) -> str:

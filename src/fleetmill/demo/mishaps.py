@@ -70,9 +70,12 @@ class Mishaps:
         """Those that were done and have not ended."""
         return [_what(c.accident) for c in self._courses if c.since is not None and not c.ended]
 
-    def waiting(self) -> list[str]:
-        """Those that were not done."""
-        return [_what(c.accident) for c in self._courses if c.since is None]
+    def waiting(self, facts: Sequence[Fact]) -> list[str]:
+        """Those that were not done and may still be, when every device has said what became of the last release."""
+        line = self._plan.line.name
+        return [
+            _what(c.accident) for c in self._courses if c.since is None and accidents.may_come(c.accident, line, facts)
+        ]
 
     def give_up(self) -> None:
         """What has not come up by now never will: that is entered too."""

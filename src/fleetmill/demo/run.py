@@ -133,6 +133,7 @@ def demo(plan: Plan, *, say: Say) -> dict[str, Any]:
         measure.measure(plan, home)
         if prepared is not None:
             answers.audit(plan, home, prepared)
+    with open_home(settings, own=False) as home:  # workers have ended: what they used is counted
         audit = _audit(plan)
         report.close(
             plan, home, replayed=told, audit=audit, cpu_seconds=_cpu() + lost, wall_seconds=time.monotonic() - began
@@ -256,8 +257,7 @@ def _turn_all(plan: Plan, home: Home, processes: Processes, tokens: dict[str, st
         chain = control.start(plan.home, plan.line.name, plan.controls, plan.generations)
         try:
             _watch(plan, home, processes, mishaps, say)
-            if chain.wait() != 0:
-                raise EngineError(f"training the control ended with exit code {chain.returncode}")
+            control.wait(chain, plan.controls, measure.chain(home, plan.line))
         finally:
             chain.terminate()
             chain.wait()
@@ -283,7 +283,8 @@ def _watch(plan: Plan, home: Home, processes: Processes, mishaps: Mishaps, say: 
             if not unconfirmed:
                 mishaps.end_vain(facts, say)
             open_ends = [*mishaps.running(), *unconfirmed]
-            if not open_ends and not mishaps.waiting():
+            if not open_ends and not mishaps.waiting(facts):
+                mishaps.give_up()
                 return
             limit = min(limit, time.monotonic() + _LIMIT_SECONDS)
             if not open_ends and time.monotonic() > limit - _LIMIT_SECONDS + _GIVE_UP_SECONDS:

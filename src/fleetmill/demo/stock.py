@@ -8,6 +8,7 @@ and the report asks about machines that no device gets.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,12 +170,13 @@ def _by_machine(
 def _runs(line: Line, foreign: Foreign, most: int) -> Iterator[Run]:
     features = {f.name for f in line.features}
     messages = sorted((m for m in foreign.messages if m.topic in features), key=lambda m: m.log_time_ns)
+    at = [m.log_time_ns for m in messages]
     for number, (start, end, instants) in enumerate(_edges(line, messages, most), start=1):
         yield Run(
             machine=foreign.device,
             session=foreign.session + (f"-{number}" if number > 1 else ""),
             foreign=foreign,
-            messages=tuple(m for m in messages if start <= m.log_time_ns < end),
+            messages=tuple(messages[bisect_left(at, start) : bisect_left(at, end)]),
             instants=instants,
         )
 

@@ -74,6 +74,47 @@ def live_side(
     return [[tally] for tally in executor.map(live, trials)]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedTrial:
+    """One policy on the episodes of one recorded session; travels to a worker process."""
+
+    line: Line
+    model: bytes | None  # model.onnx; None: `baseline`
+    runtime: Runtime
+    episodes: Sequence[Episode]
+    baseline: Policy | None = None
+
+
+def recorded(trial: RecordedTrial) -> list[Tally]:
+    """What one policy came to, episode by episode."""
+    line = trial.line
+    policy = policies(line, trial.runtime, {"model.onnx": trial.model}) if trial.model else trial.baseline
+    if policy is None:
+        raise LineError(f"line {line.name}: neither a model nor a baseline to ask")
+    found = []
+    for episode in trial.episodes:
+        policy.reset()
+        found.append(line.judging.score(policy, episode))
+    return found
+
+
+def recorded_side(
+    line: Line,
+    executor: Executor,
+    runtime: Runtime,
+    *,
+    model: bytes | None,
+    sessions: Sequence[Sequence[Episode]],
+    baseline: Policy | None = None,
+) -> list[Sequence[Tally]]:
+    """The tallies of each session's episodes, in the sessions' order."""
+    trials = [
+        RecordedTrial(line=line, model=model, runtime=runtime, episodes=episodes, baseline=baseline)
+        for episodes in sessions
+    ]
+    return list(executor.map(recorded, trials))
+
+
 def replayed(line: Line, policy: Policy, data: Data) -> BySession:
     """The tallies of each session's episodes, sessions in the dataset's order."""
     found: BySession = {}

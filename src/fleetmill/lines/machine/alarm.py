@@ -62,7 +62,8 @@ def train(job: TrainJob, tracker: Tracker) -> Mapping[str, bytes]:
 
 def guard(action: Frame, observation: Frame, memory: Memory) -> tuple[Frame, Memory]:
     """An alarm, and then none for a day, whatever the model says; what is no number is no alarm."""
-    hour = float(np.nan_to_num(observation["hour"]))
+    hour = float(observation["hour"])
+    hour = hour if np.isfinite(hour) else 0.0
     since = float(memory.get("since", np.array(np.inf))) + (hour - float(memory.get("hour", np.array(hour)))) % 24.0
     told = float(action["score"])
     rings = bool(float(action["alarm"]) > 0.5) and since >= HOLD_OFF_HOURS
@@ -118,6 +119,7 @@ line = Line(
         headline="recall_at_one_a_week",
         report_trials=9,  # machines that no device gets
         quick=(2, 3),
+        generations=3,
         sample=watched,
     ),
 )

@@ -110,6 +110,7 @@ line = Line(
         generations=3,
         report_trials=24,  # engines that no device gets
         quick=(2, 3),
+        demo_train={"steps": 300},  # half: to be looked at while it runs
         sample=engines,
     ),
 )

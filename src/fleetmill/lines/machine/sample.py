@@ -52,16 +52,23 @@ def _life(chance: np.random.Generator, engine: int, level: Array, reach: Array) 
 def _watched(chance: np.random.Generator) -> bytes:
     rows = _DAYS * _A_DAY
     t = np.arange(rows)
-    noise, course = chance.uniform(0.5, 2.0), chance.uniform(0.0, 8.0)
-    value = chance.uniform(30.0, 90.0) + course * np.sin(2 * np.pi * t / _A_DAY) + noise * chance.normal(size=rows)
+    noise, course = chance.uniform(0.5, 2.0), chance.uniform(4.0, 12.0)
+    daily, mixed = np.sin(2 * np.pi * t / _A_DAY), chance.normal(size=rows)
     wrong = np.zeros(rows, bool)
     if chance.random() < 0.75:
         first = int(chance.integers(4 * _A_DAY, rows - _A_DAY))
-        wrong[first : first + int(chance.integers(36, 144))] = True
-        how = chance.integers(3)
-        value[wrong] += (course + noise) * (
-            4.0 if how == 0 else -4.0 if how == 1 else 5.0 * chance.normal(size=int(wrong.sum()))
-        )
+        wrong[first : first + int(chance.integers(72, 144))] = True
+    how = chance.integers(4) if wrong.any() else -1
+    if how == 0:
+        mixed[wrong] *= 4.0  # it trembles
+    elif how == 1:
+        mixed[wrong] = 0.0  # its sensor is stuck
+        daily[wrong] = daily[wrong][0]
+    elif how == 2:
+        daily[wrong] *= -1.0  # at the wrong hour of the day
+    elif how == 3:
+        daily[wrong] += 1.5 * chance.choice((-1.0, 1.0))  # higher or lower than it is at that hour
+    value = chance.uniform(30.0, 90.0) + course * daily + noise * mixed
     start = _START + timedelta(days=int(chance.integers(0, 60)))
     lines = (
         f"{start + timedelta(minutes=5 * int(at)):%Y-%m-%d %H:%M:%S},{number:.3f},{int(marked)}"
