@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -321,6 +322,10 @@ def check_backend(backend: BackendSettings) -> None:
         raise InvalidInputError(f"{where}: capacity = {backend.capacity}: must be at least 1")
     if backend.may_train and backend.tier in ("attested", "partner") and not backend.contract:
         raise InvalidInputError(f"{where}: may_train = true: name the contract that allows it, contract = ...")
+    for setting in fields(backend):
+        value = getattr(backend, setting.name)
+        if isinstance(value, float) and not 0.0 <= value < math.inf:
+            raise InvalidInputError(f"{where}: {setting.name} = {value:g}: must be 0 or more")
     if backend.watts and not backend.tokens_per_second:
         raise InvalidInputError(f"{where}: watts need tokens_per_second, else no price per token follows from them")
 

@@ -103,7 +103,10 @@ def test_nodes_join_and_leave_two_processes_and_are_there_after_a_kill(tmp_path,
             said = "".join(c["delta"].get("content") or "" for e in events for c in e["choices"])
             assert (said, whole[-2]) == ("".join(answer_to("hello", 60)), "data: [DONE]")
             assert client.get("/v1/models").json()["data"] == []
-        command("join", "b", address, "--engine", "genai", "--home", home)
+        price = ["--watts", "360", "--tokens-per-second", "100", "--money-per-kwh", "1000", "--model", "small=abc"]
+        wrong = CliRunner().invoke(app, ["serve", "join", "b", address, "--price-out", "-1", "--home", str(home)])
+        assert "money_per_million_out = -1" in str(wrong.exception)
+        command("join", "b", address, "--engine", "genai", *price, "--home", home)
         gateway.process.send_signal(signal.SIGKILL)
 
     (home / "fleetmill.toml").write_text(SETTINGS.format(workers=1))
@@ -111,4 +114,9 @@ def test_nodes_join_and_leave_two_processes_and_are_there_after_a_kill(tmp_path,
         gateway.until(lambda told: ("b", "up") in servers(told), "there after the kill")
         with httpx.Client(base_url=gateway.address, headers=headers) as client:
             found = client.post("/v1/chat/completions", json={**asked, "stream": False})
-    assert found.json()["choices"][0]["message"]["content"] == "".join(answer_to("hello", 60))
+    answer, used = found.json(), json.loads(command("usage", "--home", home, "--json"))
+    assert answer["choices"][0]["message"]["content"] == "".join(answer_to("hello", 60))
+    per_token = 360 / 100 / 3.6e6 * 1000  # watts over tokens a second are joules a token
+    written = answer["usage"]["completion_tokens"] + answer["usage"]["prompt_tokens"] / 10
+    assert used[-1]["money"] == pytest.approx(per_token * written * 1e6, rel=0.01)
+    assert json.loads((home / "serve" / "nodes" / "b.json").read_bytes())["models"][0]["digest"] == "abc"

@@ -77,10 +77,22 @@ def join(
     kind: Annotated[str, typer.Option("--engine", help="Kind of server, see `fleetmill serve engine`.")] = "openai_url",
     tier: Annotated[str, typer.Option(help="device, premises, attested or partner.")] = "premises",
     capacity: Annotated[int, typer.Option(help="Requests at once.")] = 8,
-    model: Annotated[list[str] | None, typer.Option(help="Only these of its models; may be repeated. [all]")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this of its models, NAME or NAME=DIGEST of its weights; may be repeated. [all]"),
+    ] = None,
     key_env: Annotated[str, typer.Option(help="Environment variable of the gateway with the key that it wants.")] = "",
     supplier: Annotated[str, typer.Option(help="Who made or runs it.")] = "",
     hardware: Annotated[str, typer.Option(help="What it runs on.")] = "",
+    price_in: Annotated[float, typer.Option(help="Money per million tokens that it reads.")] = 0.0,
+    price_out: Annotated[float, typer.Option(help="Money per million tokens that it writes.")] = 0.0,
+    watts: Annotated[float, typer.Option(help="Power while it writes.")] = 0.0,
+    tokens_per_second: Annotated[float, typer.Option(help="That it writes in all, when busy.")] = 0.0,
+    money_per_kwh: Annotated[float, typer.Option(help="Price of energy.")] = 0.0,
+    money_per_hour: Annotated[float, typer.Option(help="Amortisation, rent.")] = 0.0,
+    contract: Annotated[
+        str, typer.Option(help="Where it stands that its answers may become training data. [they may not]")
+    ] = "",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -93,19 +105,28 @@ def join(
         nodes.come_back(settings, name)
         typer.echo(f"server {name} comes back; gateways take it in within a second")
         return
+    named = [m.partition("=") for m in model or ()]
     backend = BackendSettings(
         name=name,
         address=address,
-        models=tuple(ModelSettings(name=m) for m in model or ()),
+        models=tuple(ModelSettings(name=m, digest=digest) for m, _, digest in named),
         tier=tier,
         engine=kind,
         capacity=capacity,
         key_env=key_env,
         supplier=supplier,
         hardware=hardware,
+        money_per_million_in=price_in,
+        money_per_million_out=price_out,
+        watts=watts,
+        tokens_per_second=tokens_per_second,
+        money_per_kwh=money_per_kwh,
+        money_per_hour=money_per_hour,
+        may_train=bool(contract),
+        contract=contract,
     )
     found = nodes.join(settings, backend)
-    chosen = {n: s for n, s in found.items() if not model or n in model}
+    chosen = {n for n in found if not named or n in {m for m, _, _ in named}}
     if as_json:
         typer.echo(json.dumps(plain({"name": name, "models": sorted(chosen)})))
         return
