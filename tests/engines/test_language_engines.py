@@ -31,7 +31,7 @@ from fleetmill.serve.responses_stream import Responses
 from fleetmill.serve.servers import probe
 from fleetmill.serve.servers.roster import Roster
 from fleetmill.serve.words import Sent, Tenant, Unlimited
-from fleetmill.settings import BackendSettings
+from fleetmill.settings import BackendSettings, ModelSettings
 from fleetmill.testing import Notes
 from fleetmill.testing.kit import Held
 
@@ -244,15 +244,19 @@ def shell(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 @pytest.fixture(scope="module")
 def llama(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    yield from llama_server(folder, tmp_path_factory.mktemp("log") / "llama.log", context=256, at_once=2)
+
+
+def llama_server(folder: Path, log: Path, *more: str, context: int, at_once: int) -> Iterator[str]:
     program = str(BUILT) if BUILT.exists() else which("llama-server")
     if program is None:
         pytest.skip("llama-server is not here: `make engines` builds it")
     port = free_port()
     # one place in memory for each answer, and keys and values as exact as the weights
-    exact = ("-t", "1", "-ctk", "f32", "-ctv", "f32", "-fa", "off")
-    asked = Start(model=str(folder / "model.gguf"), name="lm", port=port, context=256, at_once=2, more=exact)
+    exact = ("-t", "1", "-ctk", "f32", "-ctv", "f32", "-fa", "off", *more)
+    asked = Start(model=str(folder / "model.gguf"), name="lm", port=port, context=context, at_once=at_once, more=exact)
     words = known.find("llama_server").start(asked)
-    yield from started([program, *words[1:]], f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("log") / "llama.log")
+    yield from started([program, *words[1:]], f"http://127.0.0.1:{port}", log)
 
 
 def free_port() -> int:
@@ -429,8 +433,9 @@ def test_more_than_may_wait_is_sent_away_and_who_hangs_up_is_not_answered_on(she
 class Behind:
     """A gateway before real servers, in a thread; it learns from them what they serve."""
 
-    def __init__(self, **servers: str) -> None:
-        self._named = [BackendSettings(name=engine, address=url, engine=engine) for engine, url in servers.items()]
+    def __init__(self, *named: BackendSettings, **servers: str) -> None:
+        found = [BackendSettings(name=engine, address=url, engine=engine) for engine, url in servers.items()]
+        self._named = [*named, *found]
         self._up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
@@ -501,3 +506,53 @@ def test_an_unmodified_client_before_the_gateway_and_a_real_engine(server: str, 
             tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
             with pytest.raises(openai.BadRequestError, match="can do chat, tools"):
                 client.chat.completions.create(**asked, tools=[tool])
+
+
+def test_a_client_s_tools_reach_a_real_engine_and_its_calls_come_back(folder: Path, tmp_path: Path) -> None:
+    openai = pytest.importorskip("openai")
+    arguments = {"type": "object", "properties": {"shop": {"enum": ["north", "south"]}}, "required": ["shop"]}
+    tool = {"type": "function", "function": {"name": "stock", "description": "What is there", "parameters": arguments}}
+    asked: Any = {"model": "lm", "messages": user("Eggs?"), "max_tokens": 200, "temperature": 0, "tools": [tool]}
+    for url in llama_server(folder, tmp_path / "log", "--jinja", context=2048, at_once=1):
+        with Behind(llama_server=url) as behind, openai.OpenAI(base_url=behind.url, api_key=KEY) as client:
+            call = client.chat.completions.create(**asked, tool_choice="required").choices[0]
+            assert call.finish_reason == "tool_calls"
+            (whole,) = call.message.tool_calls
+            assert whole.function.name == "stock"
+            assert json.loads(whole.function.arguments)["shop"] in ("north", "south")
+
+            pieces = client.chat.completions.create(**asked, tool_choice="required", stream=True)
+            calls = [c for p in pieces for c in p.choices[0].delta.tool_calls or []]
+            assert "".join(c.function.arguments or "" for c in calls) == whole.function.arguments
+
+            told = {"role": "tool", "tool_call_id": whole.id, "content": "12"}
+            said = [*asked["messages"], call.message.model_dump(exclude_none=True), told]
+            assert client.chat.completions.create(**asked | {"messages": said, "max_tokens": 4}).choices
+
+
+def test_a_client_s_embeddings_are_pytorch_s(folder: Path, genai: Genai, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load
+
+    from fleetmill.lines.language.learning import SIZES
+    from fleetmill.lines.language.net import Llama
+
+    openai = pytest.importorskip("openai")
+    net = Llama(SIZES["tiny"])
+    net.load_state_dict(load((folder / "weights.safetensors").read_bytes()))
+    heard: list[torch.Tensor] = []
+    net.model.norm.register_forward_hook(lambda module, given, out: heard.append(out))
+    with torch.no_grad():
+        for text in ASKED:
+            net.eval()(torch.tensor([genai.ids_of(text)]))
+    mean = torch.stack([h[0].mean(0) for h in heard])
+    wanted = (mean / mean.norm(dim=1, keepdim=True)).numpy()
+
+    for url in llama_server(folder, tmp_path / "log", "--embeddings", "--pooling", "mean", context=256, at_once=1):
+        can = (ModelSettings(name="lm", capabilities=("embeddings",)),)
+        box = BackendSettings(name="box", address=url, engine="llama_server", models=can)
+        with Behind(box) as behind, openai.OpenAI(base_url=behind.url, api_key=KEY) as client:
+            found = client.embeddings.create(model="lm", input=list(ASKED))
+            np.testing.assert_allclose([e.embedding for e in found.data], wanted, atol=1e-4)
+            with pytest.raises(openai.BadRequestError, match="can do chat"):
+                client.chat.completions.create(model="lm", messages=user("x"))

@@ -6,9 +6,11 @@ What a fact of which kind does is one table, `APPLY`; the rule of a posting is `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, and_, delete, insert, select, update
+from sqlalchemy import Connection, Executable, Row, Table, and_, delete, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from fleetmill.core.custody import LIVED, Posting, Span, days, move
 from fleetmill.core.errors import ConflictError
@@ -86,22 +88,31 @@ def _balance(connection: Connection, p: Posting, before: list[Span]) -> None:
             whole = span.end_ns - span.start_ns
             share = span.bytes * (end - span.start_ns) // whole - span.bytes * (start - span.start_ns) // whole
             pieces.append((start, end, share, span.reason))
+    moves: dict[tuple[int, str, str], list[int]] = {}
     for start, end, size, reason in pieces:
         for day, ns, part in days(start, end, size):
-            _add(connection, p.device, day, p.source, reason, -ns, -part)
-            _add(connection, p.device, day, p.to, p.reason, ns, part)
+            for key, sign in (((day, p.source, reason), -1), ((day, p.to, p.reason), 1)):
+                found = moves.setdefault(key, [0, 0])
+                found[0] += sign * ns
+                found[1] += sign * part
+    rows = [
+        {"day": day, "account": account, "reason": reason, "ns": ns, "bytes": size}
+        for (day, account, reason), (ns, size) in moves.items()
+    ]
+    if rows:
+        dialect = connection.dialect.name
+        connection.execute(_add(schema.balance, dialect), [{"device": p.device, **row} for row in rows])
+        connection.execute(_add(schema.fleet_balance, dialect), rows)
 
 
-def _add(connection: Connection, device: int, day: int, account: str, reason: str, ns: int, size: int) -> None:
-    _upsert(connection, schema.balance, {"device": device, "day": day, "account": account, "reason": reason}, ns, size)
-    _upsert(connection, schema.fleet_balance, {"day": day, "account": account, "reason": reason}, ns, size)
-
-
-def _upsert(connection: Connection, table: Table, key: dict[str, Any], ns: int, size: int) -> None:
-    where = and_(*(table.c[name] == value for name, value in key.items()))
-    changed = connection.execute(update(table).where(where).values(ns=table.c.ns + ns, bytes=table.c.bytes + size))
-    if changed.rowcount == 0:
-        connection.execute(insert(table).values(**key, ns=ns, bytes=size))
+@cache
+def _add(table: Table, dialect: str) -> Executable:
+    """Put a row in, or add its ns and bytes to the one that is there."""
+    new = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    return new.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={name: table.c[name] + new.excluded[name] for name in ("ns", "bytes")},
+    )
 
 
 def _journal(connection: Connection, seq: int, record: Record) -> None:  # noqa: ARG001
