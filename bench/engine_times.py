@@ -77,14 +77,14 @@ class _Chats:
         return b"".join(shops(5)["shop-0.jsonl"].splitlines(keepends=True)[:256])
 
 
-def train(folder: Path) -> None:
-    """A large model that learned next to nothing: its times are those of a good one."""
+def train(folder: Path, *, size: str = "large", steps: int = 12) -> None:
+    """A model that learned next to nothing: its times are those of a good one."""
     found = [
         e
         for f in chats.read(_Chats())
         for e in cut(Stretch(device="d", session=f.session, index=0, tags={}, messages=list(f.messages)))
     ]
-    job = TrainJob(data=Held(found), parent=None, seed=10, settings={"steps": 12, "size": "large"})
+    job = TrainJob(data=Held(found), parent=None, seed=10, settings={"steps": steps, "size": size})
     for name, data in line.train(job, Notes()).items():
         (folder / name).write_bytes(data)
 

@@ -22,8 +22,10 @@ import hashlib
 import json
 import random
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -304,8 +306,8 @@ RUNS = (  # what is compared: kind, load, whether a server is killed
 )
 
 
-def report(name: str, arrivals: Sequence[Arrival], times: Times, seconds: float) -> None:
-    """All runs over one trace, as a table."""
+def report(name: str, arrivals: Sequence[Arrival], times: Times, seconds: float) -> dict[str, float]:
+    """All runs over one trace, as a table; what came of those that a promise is about."""
     rate, mean = nominal(arrivals, times)
     print(f"\n{name}: the servers make {rate:.1f} answers/s if all are full, {mean * 1e3:.0f} ms each; {seconds:g} s")
     found = {run: virtual.run(play(arrivals, times, run[1], seconds, kind=run[0], kill=run[2])) for run in RUNS}
@@ -325,6 +327,16 @@ def report(name: str, arrivals: Sequence[Arrival], times: Times, seconds: float)
             f"| {len(came) - len(answered)} | {sum(c.first > c.deadline for c in answered)} "
             f"| {sum(not (c.is_whole and c.is_right) for c in answered)} |"
         )
+    most = max(load for _, load, _ in RUNS)
+    broken = [c for (kind, _, kill), came in found.items() for c in came if kind == "queue" and c.status == 200]
+    late = [c for c in broken if c.first > c.deadline]
+    return {
+        "load": most,
+        "of_the_peak": goodput(found["queue", most, False], seconds) / best,
+        "answered": len(broken),
+        "late": len(late),
+        "not_whole": sum(not (c.is_whole and c.is_right) for c in broken),
+    }
 
 
 def goodput(came: Sequence[Came], seconds: float) -> float:
@@ -342,15 +354,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="simulated, per load")
     parser.add_argument("--trace", choices=["azure-conv", "mooncake"], help="one of them alone")
     parser.add_argument("--times", type=Path, help="a fit of bench/engine_times.py")
+    parser.add_argument("--json", action="store_true", help="what a promise is about; the tables go to stderr")
     asked = parser.parse_args()
-    if asked.times:
-        found = Times(at=tuple(map(tuple, json.loads(asked.times.read_text().splitlines()[-1])["at"])))
-    else:
-        found = engine_times.measured()
-    for name, read in (("azure-conv", azure), ("mooncake", mooncake)):
-        if asked.trace in (None, name):
-            report(name, read(asked.data), found, asked.seconds)
-    print(f"\n{time.process_time():.0f} CPU-seconds")
+    told = {}
+    with redirect_stdout(sys.stderr if asked.json else sys.stdout):
+        if asked.times:
+            found = Times(at=tuple(map(tuple, json.loads(asked.times.read_text().splitlines()[-1])["at"])))
+        else:
+            found = engine_times.measured()
+        for name, read in (("azure-conv", azure), ("mooncake", mooncake)):
+            if asked.trace in (None, name):
+                told[name] = report(name, read(asked.data), found, asked.seconds)
+        print(f"\n{time.process_time():.0f} CPU-seconds")
+    if asked.json:
+        print(json.dumps(told))
 
 
 if __name__ == "__main__":

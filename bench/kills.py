@@ -1,8 +1,9 @@
 """Real engines killed in the middle of an answer, behind the gateway's relay: is the text that of an unbroken answer?
 
-    python bench/kills.py --model FOLDER --engine genai|llama [--kills 50]
+    python bench/kills.py --engine genai|llama [--kills 50] [--model FOLDER] [--json]
 
-FOLDER holds what the line `language` trains (genai.onnx, model.gguf and what belongs to them). Two servers of the
+FOLDER holds what the line `language` trains (genai.onnx, model.gguf and what belongs to them); without it a tiny model
+is trained first. Two servers of the
 engine run; for each kill one prompt is answered whole, then again while the server that answers gets SIGKILL after a
 random number of events, and the other goes on. Greedy. `llama` needs build/engines/llama-server (`make engines`).
 """
@@ -16,9 +17,11 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import engine_times
 import httpx
 
 from fleetmill.core.serve import Label, Served, Server, Tier
@@ -108,8 +111,8 @@ async def ask(port: int, name: str, prompt: str, engines: Engines, after: int | 
     return got, killed
 
 
-async def measure(engine: str, folder: Path, kills: int) -> None:
-    """Kill so many times and print what came of it."""
+async def measure(engine: str, folder: Path, kills: int) -> dict[str, int]:
+    """Kill so many times: what came of it."""
     engines, chance, loop = Engines(engine, folder), random.Random(30_000_000), asyncio.get_running_loop()
     tally = {"equal text": 0, "other text": 0, "not whole, and said so": 0, "cut off without a word": 0}
     try:
@@ -143,16 +146,31 @@ async def measure(engine: str, folder: Path, kills: int) -> None:
             tally[what if ended else "not whole, and said so" if said else "cut off without a word"] += 1
             await asyncio.to_thread(engines.start, killed)
         front.close()
-        print(f"{engine}: {done} kills: " + ", ".join(f"{n} {what}" for what, n in tally.items()))
-        print(f"attempts: {witness.outcomes}")
+        return {"kills": done, **tally, "attempts": sum(witness.outcomes.values())}
     finally:
         engines.stop()
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--engine", choices=["genai", "llama"], required=True)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    run.run(lambda: measure(asked.engine, asked.model, asked.kills))
+    with tempfile.TemporaryDirectory() as made:
+        folder, found = asked.model or Path(made), {}
+        if asked.model is None:
+            engine_times.train(folder, size="tiny", steps=120)
+
+        async def kill() -> None:
+            found.update(await measure(asked.engine, folder, asked.kills))
+
+        run.run(kill)
+    print(
+        json.dumps(found) if asked.json else f"{asked.engine}: " + ", ".join(f"{n} {what}" for what, n in found.items())
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,8 @@
 
 Usage: python scripts/prove.py [--out FOLDER] [--only NAME ...] [--rotating] [--data ../shared/data]
 
-A demo whose report lies in FOLDER already is not run again. What cannot be run here is said so, not left out.
+A demo whose report lies in FOLDER already is not run again. What cannot be run here is said so, not left out. What a
+part measured stays in docs/proof.json until it is measured again; docs/proof.md is the same for people.
 `--rotating`: one of the parts whose figures do not depend on how busy the machine is, another one with each commit, and
 docs/proof.md stays as it is: what CI runs.
 """
@@ -12,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ PROOFS: Mapping[str, Callable[[Path, Path], Sequence[Row]]] = {
     "arm": fleets.arm,
     "driving": fleets.driving,
     "forecasts": benches.foretold,
+    "goodput": benches.goodput,
+    "kills": benches.kills,
     "language": fleets.language,
     "machine": benches.machine,
     "rccar": benches.rccar,
@@ -37,6 +40,7 @@ PROOFS: Mapping[str, Callable[[Path, Path], Sequence[Row]]] = {
     "tests": suites.tests,
     "traffic": benches.traffic,
 }
+KEPT = ROOT / "docs" / "proof.json"
 ROTATING = ("same_twice", "traffic", "forecasts")
 
 
@@ -52,57 +56,58 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             return measure([ROTATING[_commits() % len(ROTATING)]], Path(folder), asked.data)
     asked.out.mkdir(parents=True, exist_ok=True)
-    ended = measure(asked.only, asked.out, asked.data)
-    write(asked.out)
-    return ended
+    return measure(asked.only, asked.out, asked.data, keep=keep)
 
 
-def measure(names: Sequence[str], out: Path, data: Path) -> int:
-    """Measure some parts into `out`; 1: a promise was not met."""
-    rows: list[Row] = []
+def measure(
+    names: Sequence[str], out: Path, data: Path, *, keep: Callable[[str, Sequence[Row]], None] = lambda name, rows: None
+) -> int:
+    """Measure some parts, using `out`, and keep each when it is done; 1: a promise was not met."""
+    missed = False
     for name in names:
         began = time.monotonic()
-        found = list(PROOFS[name](out, data))
-        kept = {"commit": _git("rev-parse", "--short", "HEAD"), "rows": [_plain(r) for r in found]}
-        (out / f"{name}.rows.json").write_text(json.dumps(kept))
-        for row in found:
+        rows = PROOFS[name](out, data)
+        for row in rows:
             print(f"{_mark(row)} {row.promise}: {row.measured}", flush=True)
         print(f"   ({name}: {time.monotonic() - began:.0f} s)", flush=True)
-        rows += found
-    return 1 if any(row.met is False for row in rows) else 0
+        missed |= any(row.met is False for row in rows)
+        keep(name, rows)
+    return int(missed)
 
 
-def write(out: Path) -> None:
-    """docs/proof.md from all rows that were ever measured into `out`."""
+def keep(name: str, rows: Sequence[Row]) -> None:
+    """What a part measured, in place of what it had; docs/proof.md follows."""
+    kept = json.loads(KEPT.read_text())
+    when = {"commit": _git("rev-parse", "--short", "HEAD"), "day": time.strftime("%Y-%m-%d"), "cores": os.cpu_count()}
+    kept[name] = [{**asdict(row), **when} for row in rows]
+    KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
+    KEPT.with_suffix(".md").write_text(page(kept))
+
+
+def page(kept: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """docs/proof.md."""
     text = [
         "# Proof",
         "",
-        f"Written by `make prove` at {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC on "
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}. Times are of that machine, "
-        "which other work may have shared. Intervals are 95 %, paired bootstrap over worlds (a world's training seeds "
-        "stay together).",
+        "Written by `make prove`, part by part, from `proof.json`: each row names the commit that was measured. Times "
+        "are those of two cores, which other work may have shared. Intervals are 95 %, paired bootstrap over worlds (a "
+        "world's training seeds stay together).",
         "",
         "| met | promise | measured | command | commit |",
         "|---|---|---|---|---|",
     ]
-    for name in sorted(PROOFS):
-        path = out / f"{name}.rows.json"
-        found = json.loads(path.read_text()) if path.exists() else {"commit": "", "rows": []}
-        for row in found["rows"]:
+    for part in PROOFS:
+        for row in kept.get(part, []):
             met = {True: "yes", False: "**no**", None: "no bar"}[row["met"]]
-            cells = [met, row["promise"], row["measured"], f"`{row['command']}`", found["commit"]]
+            cells = [met, row["promise"], row["measured"], f"`{row['command']}`", row["commit"]]
             text.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-        if not path.exists():
-            text.append(f"| not run | {name} | | | |")
-    (ROOT / "docs" / "proof.md").write_text("\n".join(text) + "\n")
+        if part not in kept:
+            text.append(f"| not run | {part} | | | |")
+    return "\n".join(text) + "\n"
 
 
 def _mark(row: Row) -> str:
     return {True: "met    ", False: "NOT MET", None: "no bar "}[row.met]
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    return {"promise": row.promise, "measured": row.measured, "met": row.met, "command": row.command}
 
 
 def _commits() -> int:

@@ -129,6 +129,47 @@ def accounts(out: Path, _: Path) -> Sequence[Row]:
     ]
 
 
+def kills(out: Path, _: Path) -> Sequence[Row]:
+    """Real engines that die in the middle of an answer."""
+    rows = []
+    for engine, name in (("genai", "ONNX Runtime GenAI"), ("llama", "llama-server")):
+        command = f"python bench/kills.py --engine {engine} --json"
+        promise = f"{name}: 50 random kills in the middle of a stream, 0 lost, 0 cut off without a word, text equal"
+        if engine == "llama" and not (ROOT / "build" / "engines" / "llama-server").exists():
+            rows.append(absent(promise, command, "llama-server is not here: `make engines` builds it"))
+            continue
+        found = _bench(out, "kills", Path(), more=("--engine", engine))
+        assert found is not None
+        rows.append(
+            Row(
+                promise=promise,
+                measured=", ".join(f"{number} {what}" for what, number in found.items()),
+                met=found["equal text"] == found["kills"] >= 50,
+                command=command,
+            )
+        )
+    return rows
+
+
+def goodput(out: Path, data: Path) -> Sequence[Row]:
+    """Real arrivals through the real router, before engines whose times are those of a measured one."""
+    command = "python bench/goodput.py --data ../shared/data --json"
+    found = _bench(out, "goodput", data, "llmtrace-azure-conv", "llmtrace-mooncake")
+    if found is None:
+        return [absent("goodput at 3x overload", command)]
+    return [
+        Row(
+            promise=f"{trace}: goodput at {told['load']:g}x overload at least 90 % of the peak; answers "
+            "whole, one server killed at 0.8x",
+            measured=f"{told['of_the_peak']:.1%} of the peak; of {told['answered']} answered at any load "
+            f"{told['late']} late, {told['not_whole']} not whole",
+            met=told["of_the_peak"] >= 0.9 and not told["not_whole"],
+            command=command,
+        )
+        for trace, told in found.items()
+    ]
+
+
 def _bench(out: Path, name: str, data: Path, *files: str, more: Sequence[str] = ()) -> dict[str, Any] | None:
     """What a bench says, kept in `out`; None: its recordings are not here."""
     if not all((data / file).exists() for file in files):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -97,6 +98,17 @@ def test_every_kind_of_fact_is_documented() -> None:
                 elif f"| `{kind.value}` |" not in text:
                     found.append(f"docs/ledger.md: {kind.value} is missing ({name(path)}:{node.lineno})")
     report(found)
+
+
+def test_the_proof_says_what_was_measured() -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import prove
+    finally:
+        sys.path.pop(0)
+    kept = json.loads((DOCS / "proof.json").read_text())
+
+    assert prove.page(kept) == (DOCS / "proof.md").read_text(), "docs/proof.md was not written by scripts/prove.py"
 
 
 def test_every_dependency_is_accounted_for() -> None:
