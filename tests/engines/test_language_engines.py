@@ -75,26 +75,33 @@ class Seen:
 class Memory:
     """One file."""
 
+    def __init__(self, chats: bytes) -> None:
+        self._chats = chats
+
     def names(self) -> Sequence[str]:
         return ["shop.jsonl"]
 
     def read(self, name: str) -> bytes:
-        return b"".join(shops(5)["shop-0.jsonl"].splitlines(keepends=True)[: 32 * 8])
+        return self._chats
+
+
+def trained(made: Path, said: bytes, **settings: Any) -> Path:
+    """A small model that learned what was said, as it is released."""
+    found = [
+        e
+        for f in chats.read(Memory(said))
+        for e in cut(Stretch(device="d", session=f.session, index=0, tags={}, messages=list(f.messages)))
+    ]
+    job = TrainJob(data=Held(found), parent=None, seed=10, settings={"steps": 120, "size": "tiny", **settings})
+    for name, data in line.train(job, Notes()).items():  # type: ignore[operator]
+        (made / name).write_bytes(data)
+    return made
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that learned a little, as it is released."""
-    found = [
-        e
-        for f in chats.read(Memory())
-        for e in cut(Stretch(device="d", session=f.session, index=0, tags={}, messages=list(f.messages)))
-    ]
-    job = TrainJob(data=Held(found), parent=None, seed=10, settings={"steps": 120, "size": "tiny"})
-    made = tmp_path_factory.mktemp("model")
-    for name, data in line.train(job, Notes()).items():  # type: ignore[operator]
-        (made / name).write_bytes(data)
-    return made
+    few = b"".join(shops(5)["shop-0.jsonl"].splitlines(keepends=True)[: 32 * 8])
+    return trained(tmp_path_factory.mktemp("model"), few)
 
 
 @pytest.fixture(scope="module")
@@ -508,26 +515,42 @@ def test_an_unmodified_client_before_the_gateway_and_a_real_engine(server: str, 
                 client.chat.completions.create(**asked, tools=[tool])
 
 
-def test_a_client_s_tools_reach_a_real_engine_and_its_calls_come_back(folder: Path, tmp_path: Path) -> None:
+WITH_TOOLS = """\
+{%- if tools %}<|system|>{% for tool in tools %}{{ tool.function.name }}{% endfor %}<|end|>{% endif %}
+{%- for message in messages %}<|{{ message.role }}|>{{ message.content or "" }}
+{%- for call in message.tool_calls or [] %}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}<|end|>{% endfor %}
+{%- if add_generation_prompt %}<|assistant|>{% endif %}"""
+
+
+def test_a_client_s_tools_reach_a_real_engine_and_its_calls_come_back(tmp_path: Path) -> None:
     openai = pytest.importorskip("openai")
-    arguments = {"type": "object", "properties": {"shop": {"enum": ["north", "south"]}}, "required": ["shop"]}
-    tool = {"type": "function", "function": {"name": "stock", "description": "What is there", "parameters": arguments}}
-    asked: Any = {"model": "lm", "messages": user("Eggs?"), "max_tokens": 200, "temperature": 0, "tools": [tool]}
-    for url in llama_server(folder, tmp_path / "log", "--jinja", context=2048, at_once=1):
+    call = '<tool_call>\n{"name": "stock", "arguments": {"shop": "%s"}}\n</tool_call>'
+    chat = [(("system", "stock"), ("user", f"Eggs, {s}?"), ("assistant", call % s)) for s in ("north", "south")]
+    said = [json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}) + "\n" for turns in chat]
+    folder = trained(tmp_path, "".join(said * 32).encode(), steps=200)
+    (tmp_path / "chat.jinja").write_text(WITH_TOOLS)
+    parameters = {"type": "object", "properties": {"shop": {"enum": ["north", "south"]}}, "required": ["shop"]}
+    tools = [{"type": "function", "function": {"name": "stock", "parameters": parameters}}]
+    asked: Any = {"model": "lm", "max_tokens": 100, "temperature": 0, "tools": tools}
+    more = ("--jinja", "--chat-template-file", str(tmp_path / "chat.jinja"))
+    for url in llama_server(folder, tmp_path / "log", *more, context=256, at_once=1):
         with Behind(llama_server=url) as behind, openai.OpenAI(base_url=behind.url, api_key=KEY) as client:
-            call = client.chat.completions.create(**asked, tool_choice="required").choices[0]
-            assert call.finish_reason == "tool_calls"
-            (whole,) = call.message.tool_calls
-            assert whole.function.name == "stock"
-            assert json.loads(whole.function.arguments)["shop"] in ("north", "south")
+            for shop in ("north", "south"):
+                messages = user(f"Eggs, {shop}?")
+                whole = client.chat.completions.create(**asked, messages=messages).choices[0]
+                assert whole.finish_reason == "tool_calls"
+                (made,) = whole.message.tool_calls
+                assert (made.function.name, json.loads(made.function.arguments)) == ("stock", {"shop": shop})
 
-            pieces = client.chat.completions.create(**asked, tool_choice="required", stream=True)
-            calls = [c for p in pieces for c in p.choices[0].delta.tool_calls or []]
-            assert "".join(c.function.arguments or "" for c in calls) == whole.function.arguments
+                pieces = list(client.chat.completions.create(**asked, messages=messages, stream=True))
+                calls = [c for p in pieces for choice in p.choices for c in choice.delta.tool_calls or []]
+                assert "".join(c.function.arguments or "" for c in calls) == made.function.arguments
 
-            told = {"role": "tool", "tool_call_id": whole.id, "content": "12"}
-            said = [*asked["messages"], call.message.model_dump(exclude_none=True), told]
-            assert client.chat.completions.create(**asked | {"messages": said, "max_tokens": 4}).choices
+                told = {"role": "tool", "tool_call_id": made.id, "content": "12"}
+                went_on = [*messages, whole.message.model_dump(exclude_none=True), told]
+                assert client.chat.completions.create(**asked | {"max_tokens": 4}, messages=went_on).choices
 
 
 def test_a_client_s_embeddings_are_pytorch_s(folder: Path, genai: Genai, tmp_path: Path) -> None:
