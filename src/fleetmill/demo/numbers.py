@@ -19,6 +19,7 @@ from fleetmill.core.errors import FleetmillError, InvalidInputError, NotFoundErr
 from fleetmill.core.line import Line
 from fleetmill.demo import answers, measure, timing
 from fleetmill.home import Home
+from fleetmill.judge.gate import written
 from fleetmill.seams.books import Balance
 from fleetmill.seams.ledger import Fact
 from fleetmill.web.number import Number
@@ -97,7 +98,7 @@ class Source:
         asked = json.loads(args)
         found = RULES[rule](self, self.by_digest[fact], asked)
         value, text = (
-            (self.by_digest[fact].seq, found) if isinstance(found, str) else (found, format(found, asked["form"]))
+            (self.by_digest[fact].seq, found) if isinstance(found, str) else (found, written(found, asked["form"]))
         )
         return Number(text=text, value=value, fact=fact, rule=rule, args=args)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from fleetmill.judge.gate import written
+
 _FLEET, _CONTROL, _GRID = "#0b6e4f", "#8a8a8a", "#dddddd"
 
 
@@ -46,10 +48,12 @@ def curve(found: dict[str, Any]) -> bytes:
 
 def sentence(found: dict[str, Any]) -> str:
     """The headline in one line."""
-    r = found["headline"]["against_control"]
-    first = found["headline"]["against_generation_0"]
+    r, first = (
+        {name: written(value, ".3g") for name, value in found["headline"][against].items()}
+        for against in ("against_control", "against_generation_0")
+    )
     return (
-        f"{found['metric']}: fleet {r['fleet']:.3g} against control {r['other']:.3g}: ratio {r['ratio']:.3g} "
-        f"[{r['ci_low']:.3g}, {r['ci_high']:.3g}]; against generation 0 {first['ratio']:.3g} "
-        f"[{first['ci_low']:.3g}, {first['ci_high']:.3g}]"
+        f"{found['metric']}: fleet {r['fleet']} against control {r['other']}: ratio {r['ratio']} "
+        f"[{r['ci_low']}, {r['ci_high']}]; against generation 0 {first['ratio']} "
+        f"[{first['ci_low']}, {first['ci_high']}]"
     )

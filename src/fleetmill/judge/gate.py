@@ -19,6 +19,7 @@ from fleetmill.core.evidence import Ratio, ratios
 from fleetmill.core.line import Check, Metrics, Tally
 from fleetmill.core.verdict import Decision, Reason
 
+_BEYOND = 1.7e308
 _NOT_MEASURABLE = -1.0  # as JSON, which has no NaN
 LEAST_PAIRS = 3  # fewer sessions or worlds prove nothing
 
@@ -171,8 +172,19 @@ def finite(metrics: Metrics) -> dict[str, float]:
     return {name: _finite(value) for name, value in metrics.items() if not math.isnan(value)}
 
 
+def written(value: float, form: str) -> str:
+    """A number that `finite` made, in `form` (a format specification); beyond all bounds is shown as such.
+
+    >>> written(1.7e308, ".3g"), written(0.5, ".3g")
+    ('∞', '0.5')
+    """
+    if abs(value) >= _BEYOND:
+        return "∞" if value > 0 else "-∞"
+    return format(value, form)
+
+
 def _finite(value: float) -> float:
     """JSON holds neither infinity nor NaN: the largest float says "beyond all bounds", -1 "not measurable"."""
     if math.isnan(value):
         return _NOT_MEASURABLE
-    return min(max(value, -1.7e308), 1.7e308)
+    return min(max(value, -_BEYOND), _BEYOND)

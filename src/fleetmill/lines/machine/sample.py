@@ -60,14 +60,13 @@ def _watched(chance: np.random.Generator) -> bytes:
         wrong[first : first + int(chance.integers(72, 144))] = True
     how = chance.integers(4) if wrong.any() else -1
     if how == 0:
-        mixed[wrong] *= 4.0  # it trembles
+        mixed[wrong] *= 2.0  # it trembles
     elif how == 1:
-        mixed[wrong] = 0.0  # its sensor is stuck
-        daily[wrong] = daily[wrong][0]
+        mixed[wrong] *= 0.4  # its sensor has grown dull
     elif how == 2:
-        daily[wrong] *= -1.0  # at the wrong hour of the day
+        daily[wrong] *= 0.2  # it hardly follows the day
     elif how == 3:
-        daily[wrong] += 1.5 * chance.choice((-1.0, 1.0))  # higher or lower than it is at that hour
+        daily[wrong] += 0.7 * chance.choice((-1.0, 1.0))  # higher or lower than it is at that hour
     value = chance.uniform(30.0, 90.0) + course * daily + noise * mixed
     start = _START + timedelta(days=int(chance.integers(0, 60)))
     lines = (
