@@ -38,7 +38,10 @@ def reach(label: Label) -> Tier:
     >>> [reach(label).name for label in Label]
     ['PARTNER', 'ATTESTED', 'PREMISES', 'DEVICE']
     """
-    return Tier(Label.DEVICE - label)
+    return _REACH[label]
+
+
+_REACH = tuple(Tier(Label.DEVICE - label) for label in Label)  # looked up: it is asked for each request
 
 
 def highest(*labels: Label) -> Label:
@@ -66,15 +69,13 @@ class Price:
 
     def of(self, tokens_in: int, tokens_out: int) -> dict[Measure, int]:
         """What one request uses in each measure, rounded up: a price is never nothing by rounding."""
-
-        def part(per_in: int, per_out: int) -> int:
-            return -(-(per_in * tokens_in + per_out * tokens_out) // 1_000_000)
-
+        money = self.tokens_in * tokens_in + self.tokens_out * tokens_out
+        energy = self.joules_in * tokens_in + self.joules_out * tokens_out
         return {
             "requests": 1,
             "tokens": tokens_in + tokens_out,
-            "money": self.request + part(self.tokens_in, self.tokens_out),
-            "energy": part(self.joules_in, self.joules_out),
+            "money": self.request + -(-money // 1_000_000),
+            "energy": -(-energy // 1_000_000),
         }
 
 

@@ -17,6 +17,8 @@ from typing import cast
 
 import httptools
 
+from fleetmill.serve.watch import Alarm
+
 _LOG = logging.getLogger("fleetmill.serve")
 MOST_HEAD = 64 * 1024  # bytes of a request's line and headers together
 MOST_BODY = 16 * 1024 * 1024
@@ -28,21 +30,21 @@ _LOWER: dict[bytes, bytes] = {}  # header names as they came: as they are kept
 _MOST_NAMES = 1024
 _HIGH_WATER = 256 * 1024
 _WORDS = {
-    200: "OK",
-    400: "Bad Request",
-    401: "Unauthorized",
-    402: "Payment Required",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    413: "Content Too Large",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
+    200: b"OK",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    402: b"Payment Required",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
 }
 
 
@@ -61,18 +63,17 @@ class Reply:
 
     def __init__(self, transport: asyncio.Transport, *, keep: bool) -> None:
         self._transport, self._keep = transport, keep
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._room: asyncio.Event | None = None  # while the client's side is full
         self.is_begun = False
         self.is_gone = False  # the client hung up
-        self.on_gone: Callable[[], None] | None = None
+        self.on_gone: Callable[[], object] | None = None
         self.on_full: Callable[[bool], None] | None = None  # the client reads slower than we write: stop, go on
 
     def whole(self, status: int, body: bytes, *, kind: bytes = b"application/json", more: bytes = b"") -> None:
         """Head and body at once. `more`: further header lines, each with its line end."""
         head = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n" % (
             status,
-            _WORDS.get(status, "Other").encode(),
+            _WORDS.get(status, b"Other"),
             kind,
             len(body),
             more,
@@ -88,7 +89,7 @@ class Reply:
             b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ntransfer-encoding: chunked\r\ncache-control: no-store\r\n%s%s\r\n"
             % (
                 status,
-                _WORDS.get(status, "Other").encode(),
+                _WORDS.get(status, b"Other"),
                 kind,
                 more,
                 b"" if self._keep else b"connection: close\r\n",
@@ -111,26 +112,32 @@ class Reply:
 
     async def drained(self) -> None:
         """When the client has taken enough of what was written."""
-        await self._writable.wait()
+        if self._room is not None:
+            await self._room.wait()
 
     def stop(self) -> None:
         """The client's side is full."""
-        self._writable.clear()
+        self._room = self._room or asyncio.Event()
         if self.on_full is not None:
             self.on_full(True)
 
     def go_on(self) -> None:
         """It has room again."""
-        self._writable.set()
+        self._has_room()
         if self.on_full is not None:
             self.on_full(False)
 
     def lost(self) -> None:
         """The client hung up."""
         self.is_gone = True
-        self._writable.set()
+        self._has_room()
         if self.on_gone is not None:
             self.on_gone()
+
+    def _has_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
 
     def _write(self, data: bytes) -> None:
         if not self._transport.is_closing():
@@ -149,7 +156,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reply: Reply | None = None
         self._task: asyncio.Task[None] | None = None
-        self._idle: asyncio.TimerHandle | None = None
+        self._idle: Alarm | None = None
         self._fresh()
 
     def _fresh(self) -> None:
@@ -165,12 +172,15 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
         self._all.add(self)
-        self._wait()
+        self._loop = asyncio.get_running_loop()
+        self._idle = Alarm(self._transport.close)
+        self._idle.set(IDLE_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """It hung up; whatever is made for it ends."""
         self._all.discard(self)
-        self._stay()
+        if self._idle is not None:
+            self._idle.close()
         if self._reply is not None:
             self._reply.lost()
 
@@ -251,7 +261,8 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         if self._task is not None:  # two in one packet
             self._fail(400)
-        self._stay()
+        assert self._idle is not None
+        self._idle.stop()
         request = Request(
             method=self._parser.get_method().decode(),
             path=self._url.decode("ascii", "replace"),
@@ -259,8 +270,8 @@ class Connection(asyncio.Protocol):
             body=b"".join(self._body),
         )
         keep = self._parser.should_keep_alive()
-        self._reply = Reply(self._transport, keep=keep)
-        self._task = asyncio.get_running_loop().create_task(self._answer(request, self._reply, keep=keep))
+        self._reply = reply = Reply(self._transport, keep=keep)
+        self._task = self._loop.create_task(self._answer(request, reply, keep=keep))
         self._fresh()
 
     async def _answer(self, request: Request, reply: Reply, *, keep: bool) -> None:
@@ -273,8 +284,8 @@ class Connection(asyncio.Protocol):
         finally:
             self._task = self._reply = None
             if self._transport is not None and not self._transport.is_closing():
-                if keep:
-                    self._wait()
+                if keep and self._idle is not None:
+                    self._idle.set(IDLE_SECONDS)
                 else:
                     self._transport.close()
 
@@ -302,7 +313,8 @@ class Connection(asyncio.Protocol):
 
     def step_aside(self) -> None:
         """Somebody else has the connection now, see `api/front.py`: it is not closed for being idle here."""
-        self._stay()
+        if self._idle is not None:
+            self._idle.stop()
 
     @property
     def unread(self) -> int:
@@ -331,12 +343,3 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         else:
             self._transport.abort()
-
-    def _wait(self) -> None:
-        assert self._transport is not None
-        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._transport.close)
-
-    def _stay(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None

@@ -124,12 +124,12 @@ class Back(Reply):
         return self._reply.is_gone
 
     @property
-    def on_gone(self) -> Callable[[], None] | None:
+    def on_gone(self) -> Callable[[], object] | None:
         """What is told when the client hangs up."""
         return self._reply.on_gone
 
     @on_gone.setter
-    def on_gone(self, told: Callable[[], None] | None) -> None:
+    def on_gone(self, told: Callable[[], object] | None) -> None:
         self._reply.on_gone = told
 
     @property

@@ -154,5 +154,8 @@ def broken_off(message: str) -> bytes:
 
 def usage(tail: bytes, *, events: int = 0, tokens_in: int = 0) -> tuple[int, int]:
     """(tokens read, tokens written) as the server says in the last of an answer's bytes, else as was counted."""
-    found = {name.decode(): int(number) for name, number in _USAGE.findall(tail[-4096:])}
-    return found.get("prompt", tokens_in), found.get("completion", events)
+    at = tail.find(b'"usage"', max(len(tail) - 4096, 0))
+    if at < 0:
+        return tokens_in, events
+    found = {name: int(number) for name, number in _USAGE.findall(tail, at)}
+    return found.get(b"prompt", tokens_in), found.get(b"completion", events)
