@@ -64,6 +64,11 @@ class Answer:
 
         self._upstream.listen(on_body, over)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it has come, told or not."""
+        return self._upstream.is_whole
+
     async def first(self) -> None:
         """When the first piece of its body is here, or it has ended without."""
         await self._upstream.first()
@@ -99,9 +104,10 @@ class _Upstream(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._on_body: OnBody | None = None
         self._on_end: OnEnd | None = None
-        self._early: list[bytes] = []
+        self._pieces: list[bytes] = []  # that nobody was given yet
+        self.on_body = self._pieces.append  # what httptools calls for each
         self._first: asyncio.Future[None] | None = None
-        self._ended: bool | None = None
+        self._ended: bool | None = False  # whole or not; None: it is under way
         self._until_close = self._keeps = False
         self.release: Callable[[_Upstream], None] = lambda upstream: None
 
@@ -113,8 +119,9 @@ class _Upstream(asyncio.Protocol):
         Or ServerLostError: the server hung up, spoke no HTTP, or did not begin within `seconds`.
         """
         assert self.transport is not None
+        self._headers, self._pieces, self._ended = {}, [], None
+        self.on_body = self._pieces.append
         self._parser = httptools.HttpResponseParser(self)
-        self._headers, self._early, self._ended = {}, [], None
         self._on_body = self._on_end = None
         self._until_close = False
         self._head = self._loop.create_future()
@@ -123,9 +130,14 @@ class _Upstream(asyncio.Protocol):
         self._alarm.set(seconds)
         return self._head
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the end is here, too."""
+        return self._ended is True
+
     async def first(self) -> None:
         """When a piece is here, or the end."""
-        if not self._early and self._ended is None:
+        if not self._pieces and self._ended is None:
             self._first = self._loop.create_future()
             try:
                 await self._first
@@ -135,17 +147,13 @@ class _Upstream(asyncio.Protocol):
     def listen(self, on_body: OnBody, on_end: OnEnd) -> None:
         """From now on pieces go to `on_body`; those that came before it go first."""
         self._on_body, self._on_end = on_body, on_end
-        if self._early:
-            early, self._early = b"".join(self._early), []
-            on_body(early)
-        if self._ended is not None:
-            self._tell()
+        self._hand_on()
 
     def taken(self) -> bytes | None:
         """All pieces, if the answer is whole; the connection is free then."""
         if not self._ended:
             return None
-        body, self._early = b"".join(self._early), []
+        body = b"".join(self._pieces)
         self._tell()
         return body
 
@@ -181,6 +189,7 @@ class _Upstream(asyncio.Protocol):
         self._fell(ServerLostError("the server hung up before it answered"))
         self._alarm.close()
         self._end(whole=self._until_close and exc is None)
+        self._hand_on()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""
@@ -194,8 +203,14 @@ class _Upstream(asyncio.Protocol):
             self._end(whole=False)
             if self.transport is not None:
                 self.transport.abort()
+        self._hand_on()
 
     # what httptools calls
+
+    def on_message_begin(self) -> None:
+        """An answer begins."""
+        if self._ended is not None:
+            raise ValueError("one more answer behind the one that was asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
@@ -214,14 +229,6 @@ class _Upstream(asyncio.Protocol):
         if self._head is not None and not self._head.done():
             self._head.set_result((status, self._headers))
 
-    def on_body(self, data: bytes) -> None:
-        """A piece."""
-        if self._on_body is not None:
-            self._on_body(data)
-        else:
-            self._early.append(data)
-            self._is_here()
-
     def on_message_complete(self) -> None:
         """It is whole."""
         assert self._parser is not None
@@ -231,15 +238,22 @@ class _Upstream(asyncio.Protocol):
         self._end(whole=True)
 
     def _end(self, *, whole: bool) -> None:
-        if self._ended is None and self._parser is not None:
+        if self._ended is None:
             self._ended = whole
-            self._is_here()
-            if self._on_end is not None:
-                self._tell()
 
-    def _is_here(self) -> None:
-        if self._first is not None and not self._first.done():
-            self._first.set_result(None)
+    def _hand_on(self) -> None:
+        """What is here, to who listens; that something is here, to who waits for it."""
+        on_body, pieces = self._on_body, self._pieces
+        if on_body is None:
+            if self._first is not None and not self._first.done() and (pieces or self._ended is not None):
+                self._first.set_result(None)
+            return
+        if pieces:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            on_body(data)
+        if self._ended is not None:
+            self._tell()
 
     def _tell(self) -> None:
         """The end, once; only then may another request have this connection."""

@@ -63,6 +63,7 @@ class Reply:
 
     def __init__(self, transport: asyncio.Transport, *, keep: bool) -> None:
         self._transport, self._keep = transport, keep
+        self._held = b""  # of its beginning, until the first piece
         self._room: asyncio.Event | None = None  # while the client's side is full
         self.is_begun = False
         self.is_gone = False  # the client hung up
@@ -82,10 +83,10 @@ class Reply:
         self.is_begun = True
         self._write(head + body)
 
-    def begin(self, status: int, *, kind: bytes, more: bytes = b"") -> None:
-        """The head of an answer that comes in pieces."""
+    def begin(self, status: int, *, kind: bytes, more: bytes = b"", hold: bool = False) -> None:
+        """The head of an answer that comes in pieces. `hold`: it goes out with the first piece, or by `flush`."""
         self.is_begun = True
-        self._write(
+        self._held = (
             b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ntransfer-encoding: chunked\r\ncache-control: no-store\r\n%s%s\r\n"
             % (
                 status,
@@ -95,15 +96,23 @@ class Reply:
                 b"" if self._keep else b"connection: close\r\n",
             )
         )
+        if not hold:
+            self.flush()
+
+    def flush(self) -> None:
+        """Its head goes out now, if it has not."""
+        if self._held:
+            self._write(b"")
 
     def piece(self, data: bytes) -> None:
         """A piece of it."""
         if data and not self._transport.is_closing():
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            held, self._held = self._held, b""
+            self._transport.write(b"%b%x\r\n%b\r\n" % (held, len(data), data))
 
-    def end(self) -> None:
-        """It is whole."""
-        self._write(b"0\r\n\r\n")
+    def end(self, last: bytes = b"") -> None:
+        """It is whole, with a last piece."""
+        self._write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n")
 
     def abort(self) -> None:
         """It will never be whole: the connection is cut, so that the client cannot take it for complete."""
@@ -140,6 +149,8 @@ class Reply:
             self._room = None
 
     def _write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
         if not self._transport.is_closing():
             self._transport.write(data)
 

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 
 from fleetmill.core.serve import Server, Tier
@@ -21,7 +20,7 @@ from fleetmill.serve.egress import Answer, Egress
 from fleetmill.serve.http import Reply, Request
 from fleetmill.serve.policy import Refusal
 from fleetmill.serve.pool import Pool
-from fleetmill.serve.said import Said
+from fleetmill.serve.said import Said, Turn
 from fleetmill.serve.waiting import WAIT_SECONDS, WAITING
 from fleetmill.serve.watch import Watch
 from fleetmill.serve.words import Keys, Purse, Witness
@@ -179,15 +178,15 @@ class Relay:
                     self._cannot_go_on(reply, None, said)
                 return
             if not reply.is_begun:
-                reply.begin(200, kind=b"text/event-stream", more=_told(job, found.server))
+                reply.begin(200, kind=b"text/event-stream", more=_told(job, found.server), hold=True)
             with self._held(job, found):
-                events = await self._relayed(job, found, reply, said)
+                turn = await self._turn(job, found, reply, said)
             if reply.is_gone:
                 self._settle(job, found, outcome="client_left", good=None, tokens=said.tokens(job.ask))
                 return
-            if events.is_done or (job.path not in _RESUMABLE and events.is_whole):
+            if turn.is_whole and (turn.is_done or job.path not in _RESUMABLE):
                 self._settle(job, found, outcome="whole", tokens=said.tokens(job.ask))
-                reply.end()
+                reply.end(turn.last)
                 return
             self._settle(job, found, outcome="broken", good=False, tokens=said.tokens(job.ask))
             onward = self._onward(job, said)
@@ -202,42 +201,23 @@ class Relay:
             if said.is_empty:
                 last = None  # nothing was said: any server may begin
 
-    async def _relayed(self, job: Job, attempt: Attempt, reply: Reply, said: Said) -> _Relayed:
-        """Hand on one server's events until it ends, dies, stalls, or the client leaves."""
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        events, rewriter = stream.Events(), said.rewriter(job.resumed)
-        watch, has_spoken = Watch(done, self._stall, first=max(self._stall, FIRST_BYTE_SECONDS)), False
-        feed, add, piece = events.feed, said.add, reply.piece  # found once, called for each piece
+    async def _turn(self, job: Job, attempt: Attempt, reply: Reply, said: Said) -> Turn:
+        """One server's events, handed on."""
 
-        def on_body(data: bytes) -> None:
-            nonlocal has_spoken
-            watch.is_silent = False
-            if not has_spoken:
-                has_spoken = True
-                self.pool.spoke(attempt.server.name, self._now() - attempt.began, attempt.taken.seat)
-            whole = feed(data)
-            if rewriter is not None and whole:
-                whole = rewriter.rewrite(whole)
-            if whole:
-                add(whole)
-                piece(whole)
-            if events.is_broken:
-                _set(done, False)
+        def spoke() -> None:
+            self.pool.spoke(attempt.server.name, self._now() - attempt.began, attempt.taken.seat)
 
-        def full(on: bool) -> None:
-            watch.is_paused = on
-            attempt.answer.pause(on)
-
-        reply.on_gone, reply.on_full = (lambda: _set(done, False)), full
-        try:
-            attempt.answer.listen(on_body, lambda whole: _set(done, whole))
-            is_whole = await done
-        finally:
-            watch.end()
-            reply.on_gone = reply.on_full = None
-        if not is_whole:
-            attempt.answer.cut()
-        return _Relayed(is_done=is_whole and events.is_done, is_whole=is_whole)
+        turn = Turn(
+            said,
+            attempt.answer,
+            reply,
+            resumed=job.resumed,
+            seconds=self._stall,
+            first=max(self._stall, FIRST_BYTE_SECONDS),
+            spoke=spoke,
+        )
+        await turn.run()
+        return turn
 
     def _onward(self, job: Job, said: Said) -> bytes | None:
         """The request with which another server goes on; None: that cannot be."""
@@ -287,12 +267,6 @@ class Relay:
 
     def _error(self, reply: Reply, status: int, message: str, kind: str, code: str) -> None:
         reply.whole(status, words.error(message, kind=kind, code=code))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Relayed:
-    is_done: bool
-    is_whole: bool
 
 
 _RESUMABLE = (stream.CHAT, stream.COMPLETIONS)

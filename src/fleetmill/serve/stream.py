@@ -1,8 +1,9 @@
 """Answers in pieces (server-sent events) and how one that broke off goes on at another server. Pure: bytes in and out.
 
-Only whole events go to a client, as the bytes that they are. They are read as JSON in one case alone: the server died,
-and another must know what was said so far. What the second server says is then written anew under the first one's id,
-and the last event states it. Nothing is ever ended that did not end: without ``[DONE]`` there is no ``[DONE]``.
+Only whole events go to a client, as the bytes that they are (`said`). They are read as JSON in one case alone: the
+server died, and another must know what was said so far. What the second server says is then written anew under the
+first one's id, and the last event states it. Nothing is ever ended that did not end: without ``[DONE]`` there is no
+``[DONE]``.
 
 Source of the way on: `continue_final_message`, as vLLM, SGLang and llama.cpp take it.
 """
@@ -20,37 +21,8 @@ DONE = b"data: [DONE]\n\n"
 MOST_KEPT = 8 * 1024 * 1024  # bytes of an answer that are kept for going on; a longer one cannot
 _END = re.compile(rb"\r?\n\r?\n")
 _USAGE = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d+)')
-_DONE_END = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
-_BROKEN = b'data: {"error"'
 _HEAD = ("id", "created", "model", "object")
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-
-
-class Events:
-    """Bytes of one server's answer, handed on in whole events."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self.is_done = False  # [DONE] was among them
-        self.is_broken = False  # the server put an error among them
-
-    def feed(self, data: bytes) -> bytes:
-        """What can be handed on now: up to the end of the last whole event."""
-        if not self._rest and data.endswith(b"\n\n"):  # as most servers send
-            whole = data
-        else:
-            data = self._rest + data
-            cut = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
-            if cut < 3:
-                self._rest = data
-                return b""
-            whole, self._rest = data[:cut], data[cut:]
-        if whole.endswith(_DONE_END):
-            self.is_done = whole.rstrip().endswith(b"data: [DONE]")
-        if _BROKEN in whole:
-            self.is_broken = True
-            return whole[: whole.index(_BROKEN)]
-        return whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
