@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
+from fleetmill.core.light import light
+
 Measure = Literal["requests", "tokens", "money", "energy"]
 MEASURES: tuple[Measure, ...] = ("requests", "tokens", "money", "energy")  # money in 1e-6 of the unit; energy in joules
 
@@ -117,7 +119,7 @@ class Server:
     contract: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@light(frozen=True, kw_only=True, slots=True)
 class Standing:
     """How a server stands now."""
 
@@ -135,7 +137,7 @@ class Standing:
         return self.in_flight < (server.capacity if self.limit is None else min(self.limit, server.capacity))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@light(frozen=True, kw_only=True, slots=True)
 class Ask:
     """A request without its content."""
 

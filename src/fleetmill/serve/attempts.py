@@ -100,7 +100,11 @@ class Attempts:
                 if self._retries < 1.0:
                     return Refusal(reason=Reason.DOWN, sentence="too many servers fail just now", retry_seconds=2.0)
                 self._retries -= 1.0
-            taken = await self._taken(job, like)
+            if len(self.room):
+                self.room.look()  # who waits goes first
+            taken = self._take(job, like)
+            if isinstance(taken, Refusal) and taken.reason is Reason.BUSY and self.room.is_open:
+                taken = await self._waited(job, like)
             if isinstance(taken, Refusal):
                 return taken
             if not await self._reserved(job, taken):
@@ -158,13 +162,8 @@ class Attempts:
         seat = self._pool.began(choice.server.name, job.ask, choice.first_token_seconds)
         return Taken(choice, seat, plan)
 
-    async def _taken(self, job: Job, like: Server | None) -> Taken | Refusal:
-        """The same, after waiting for it if need be. What was begun waits before all others."""
-        if len(self.room):
-            self.room.look()  # who waits goes first
-        found = self._take(job, like)
-        if not isinstance(found, Refusal) or found.reason is not Reason.BUSY or not self.room.is_open:
-            return found
+    async def _waited(self, job: Job, like: Server | None) -> Taken | Refusal:
+        """The same, when one is free. What was begun waits before all others."""
         standings = self._pool.standings(job.ask)
         able = answering(job.ask, self._able(job, like), standings)
         first = min(standings[s.name].first_token_seconds for s in able)

@@ -153,7 +153,7 @@ class _Upstream(asyncio.Protocol):
         """All pieces, if the answer is whole; the connection is free then."""
         if not self._ended:
             return None
-        body = b"".join(self._pieces)
+        body = self._joined()
         self._tell()
         return body
 
@@ -249,11 +249,14 @@ class _Upstream(asyncio.Protocol):
                 self._first.set_result(None)
             return
         if pieces:
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            on_body(data)
+            on_body(pieces.pop() if len(pieces) == 1 else self._joined())
         if self._ended is not None:
             self._tell()
+
+    def _joined(self) -> bytes:
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
 
     def _tell(self) -> None:
         """The end, once; only then may another request have this connection."""

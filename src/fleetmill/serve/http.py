@@ -61,14 +61,15 @@ class Request:
 class Reply:
     """The way back to a client. Every method may be called after the client has gone: it does nothing then."""
 
+    is_begun = False
+    is_gone = False  # the client hung up
+    on_gone: Callable[[], object] | None = None
+    on_full: Callable[[bool], None] | None = None  # the client reads slower than we write: stop, go on
+    _held = b""  # of its beginning, until the first piece
+    _room: asyncio.Event | None = None  # while the client's side is full
+
     def __init__(self, transport: asyncio.Transport, *, keep: bool) -> None:
         self._transport, self._keep = transport, keep
-        self._held = b""  # of its beginning, until the first piece
-        self._room: asyncio.Event | None = None  # while the client's side is full
-        self.is_begun = False
-        self.is_gone = False  # the client hung up
-        self.on_gone: Callable[[], object] | None = None
-        self.on_full: Callable[[bool], None] | None = None  # the client reads slower than we write: stop, go on
 
     def whole(self, status: int, body: bytes, *, kind: bytes = b"application/json", more: bytes = b"") -> None:
         """Head and body at once. `more`: further header lines, each with its line end."""
@@ -234,7 +235,7 @@ class Connection(asyncio.Protocol):
         if self._head > MOST_HEAD:
             self._fail(431)
         known = _LOWER.get(name) or self._lower(name)
-        if known in _ONCE and known in self._headers:
+        if known in self._headers and known in _ONCE:
             self._fail(400)
         self._headers[known] = value
 
@@ -274,12 +275,8 @@ class Connection(asyncio.Protocol):
             self._fail(400)
         assert self._idle is not None
         self._idle.stop()
-        request = Request(
-            method=self._parser.get_method().decode(),
-            path=self._url.decode("ascii", "replace"),
-            headers=self._headers,
-            body=b"".join(self._body),
-        )
+        method, path = self._parser.get_method().decode(), self._url.decode("ascii", "replace")
+        request = Request(method, path, self._headers, b"".join(self._body))
         keep = self._parser.should_keep_alive()
         self._reply = reply = Reply(self._transport, keep=keep)
         self._task = self._loop.create_task(self._answer(request, reply, keep=keep))

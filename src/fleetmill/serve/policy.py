@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fleetmill.core.ids import sha256
+from fleetmill.core.light import light
 from fleetmill.core.serve import MEASURES, Ask, Label, Measure, Server, Standing, may_send, reach
 
 _MORE_LOAD = 1.25  # times the mean of its tier: a favourite may carry that much
@@ -32,7 +33,7 @@ class Reason(str, Enum):
 RETRY = {Reason.DOWN: 2.0, Reason.BUSY: 1.0, Reason.LATE: 1.0}  # seconds after which it is worth to ask again
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@light(frozen=True, kw_only=True, slots=True)
 class Choice:
     """A server that may be asked, and what it would take."""
 
@@ -41,7 +42,7 @@ class Choice:
     worst: Mapping[Measure, int]  # what is reserved before it is asked
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@light(frozen=True, kw_only=True, slots=True)
 class Plan:
     """Servers to ask, one after another; never empty."""
 
@@ -121,9 +122,7 @@ def same_answer(one: Server, other: Server, model: str) -> bool:
     return (mine.model, mine.template) == (its.model, its.template)
 
 
-def _choice(
-    ask: Ask, server: Server, standing: Standing | None, left: Mapping[Measure, int] | None
-) -> Choice | Reason:
+def _choice(ask: Ask, server: Server, standing: Standing | None, left: Mapping[Measure, int] | None) -> Choice | Reason:
     """What asking this server would take, or at which of the questions it falls out."""
     if ask.model not in server.models:
         return Reason.NO_MODEL

@@ -143,15 +143,7 @@ class Pool:
         tokens = state.unread + own
         if predicted is None:
             predicted = state.learned.kind(at_once).seconds(load_of(state.in_flight), tokens)
-        seat = Seat(
-            name=name,
-            in_flight=state.in_flight,
-            tokens=tokens,
-            own=own,
-            at_once=at_once,
-            predicted=predicted,
-            era=state.era,
-        )
+        seat = Seat(name, state.in_flight, tokens, own, at_once, predicted, era=state.era)
         state.unread = tokens
         if ask is not None and ask.prefix:
             for digest in ask.prefix:

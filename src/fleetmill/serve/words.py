@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from fleetmill.core.light import light
 from fleetmill.core.serve import Label, Measure, Server, Tier
 from fleetmill.serve.policy import Reason, Refusal
 
@@ -36,7 +37,7 @@ class Purse(Protocol):
     def settle(self, reservation: str, used: Mapping[Measure, int]) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@light(frozen=True, kw_only=True, slots=True)
 class Sent:
     """That something was sent to a server, without what it was."""
 
