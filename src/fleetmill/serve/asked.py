@@ -14,7 +14,7 @@ import orjson
 from fleetmill.core.serve import Ask, Label, highest
 from fleetmill.serve import detect
 from fleetmill.serve.http import Request
-from fleetmill.serve.policy import is_stored, raised
+from fleetmill.serve.policy import Refusal, is_stored, raised
 from fleetmill.serve.words import Tenant
 
 WANTS = {
@@ -44,6 +44,7 @@ class Job:
     is_stored: bool  # the server keeps the answer: it is asked once
     tried: set[str] = field(default_factory=set)  # servers
     outrun: set[str] = field(default_factory=set)  # of these those that did not fail: another was faster
+    busy: Refusal | None = None  # what servers said that take no more for now
     resumed: int = 0
     until: float = 0.0  # its first token must be there by then, on the relay's clock
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from fleetmill.core.serve import Measure, Server
+from fleetmill.serve import busy
 from fleetmill.serve.asked import Job
 from fleetmill.serve.egress import Answer, Egress, ServerLostError, ServerSlowError, ServerUnreachedError
 from fleetmill.serve.policy import Choice, Plan, Reason, Refusal, answering, decide, same_answer
@@ -28,6 +29,8 @@ _HEDGE_MOST = 5.0
 _BEGUN = 1  # priority of an answer that has begun
 _NOTHING: Mapping[Measure, int] = {}
 _LATE = Refusal(reason=Reason.LATE, sentence="the server did not begin in time", retry_seconds=1.0)
+_NO_OTHER = (Reason.NO_MODEL, Reason.NOT_ALLOWED, Reason.NO_CONSENT, Reason.CANNOT)  # beside those that were asked
+_TOO_MANY = Refusal(reason=Reason.DOWN, sentence="too many servers fail just now", retry_seconds=2.0)
 STORED = Refusal(
     reason=Reason.DOWN,
     sentence="the server failed, and may have stored what was asked: no other is asked, send store=false to allow it",
@@ -98,7 +101,7 @@ class Attempts:
                 return Refusal(reason=Reason.DOWN, sentence="what is sent cannot be recorded now", retry_seconds=5.0)
             if job.tried and like is None:  # going on with what was begun is no retry
                 if self._retries < 1.0:
-                    return Refusal(reason=Reason.DOWN, sentence="too many servers fail just now", retry_seconds=2.0)
+                    return job.busy or _TOO_MANY
                 self._retries -= 1.0
             if len(self.room):
                 self.room.look()  # who waits goes first
@@ -106,7 +109,7 @@ class Attempts:
             if isinstance(taken, Refusal) and taken.reason is Reason.BUSY and self.room.is_open:
                 taken = await self._waited(job, like)
             if isinstance(taken, Refusal):
-                return taken
+                return job.busy if job.busy and taken.reason in (Reason.BUSY, Reason.DOWN) else taken
             if not await self._reserved(job, taken):
                 return Refusal(reason=Reason.BUDGET, sentence="the budget does not reach for the longest answer")
             may_hedge = taken.plan.hedge and self._hedges >= 1.0 and not job.is_stored
@@ -140,7 +143,7 @@ class Attempts:
         if isinstance(found, Refusal) and found.reason is Reason.DOWN and like is not None:
             # who is left alone may still save an answer that has begun
             found = decide(ask, pool, {n: replace(s, is_ejected=False) for n, s in standings.items()}, left)
-        if isinstance(found, Refusal) and found.reason is Reason.NO_MODEL and job.tried:
+        if isinstance(found, Refusal) and found.reason in _NO_OTHER and job.tried:
             return Refusal(reason=Reason.DOWN, sentence="every server that may answer failed", retry_seconds=2.0)
         return found
 
@@ -167,12 +170,16 @@ class Attempts:
         standings = self._pool.standings(job.ask)
         able = answering(job.ask, self._able(job, like), standings)
         first = min(standings[s.name].first_token_seconds for s in able)
+        until = job.until if like is None else self._now() + FIRST_BYTE_SECONDS
+        pause = min(self._pool.pause(s.name) for s in able)
+        if self._now() + pause + first > until:
+            return Refusal(reason=Reason.BUSY, sentence="all servers that may answer are full", retry_seconds=pause)
         return await self.room.wait(
             lambda: self._take(job, like),
             lambda taken: self._pool.ended(taken.seat, good=None),
             tenant=job.ask.tenant,
             servers=frozenset(s.name for s in able),
-            until=job.until if like is None else self._now() + FIRST_BYTE_SECONDS,
+            until=until,
             seconds=first,
             cost=float(job.ask.tokens_in + job.ask.tokens_most),
             priority=job.ask.priority if like is None else _BEGUN,
@@ -233,6 +240,14 @@ class Attempts:
             seconds = self._now() - began
             self._over(job, taken, good=None, outcome=taken.if_cut, seconds=seconds)
             raise
+        said = busy.seconds(answer.status, answer.headers.get(b"retry-after"))
+        if said is not None:
+            self._pool.refused(taken.seat, said)
+            if not stored:
+                answer.cut()
+                job.busy = _full(answer.status, said, job.busy)
+                self._over(job, taken, good=None, outcome="busy")
+                return None
         if answer.status >= 500 and not stored:
             answer.cut()
             self._over(job, taken, good=False, outcome="refused_by_server")
@@ -303,7 +318,7 @@ class Attempts:
         seconds: float = 0.0,
     ) -> None:
         server = taken.choice.server
-        used = {} if outcome == "outrun" else server.price.of(*tokens)
+        used = {} if outcome in ("outrun", "busy") else server.price.of(*tokens)
         self._pool.ended(taken.seat, good=good, tokens=tokens[1], seconds=seconds)
         self._purse.settle(taken.reservation, used)
         self._tell(job, server, outcome=outcome, tokens=tokens, used=used)
@@ -336,6 +351,14 @@ class Attempts:
                 outcome=outcome,
             )
         )
+
+
+def _full(status: int, seconds: float, before: Refusal | None) -> Refusal:
+    """What the client is told if nobody else can answer; of several servers, the one that may be asked soonest."""
+    if before is not None and before.retry_seconds is not None and before.retry_seconds <= seconds:
+        return before
+    reason = Reason.BUSY if status == 429 else Reason.DOWN
+    return Refusal(reason=reason, sentence="the servers that may answer say that they are full", retry_seconds=seconds)
 
 
 def _is_good(found: Attempt | Refusal | None) -> bool:

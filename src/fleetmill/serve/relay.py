@@ -122,7 +122,7 @@ class Relay:
             read, written = stream.usage(body, tokens_in=job.ask.tokens_in)
             self._settle(job, found, outcome="whole", good=found.answer.status < 500, tokens=(read, written))
             more = _told(job, found.server) + _terms(found.server.tier, found.server.may_train)
-            reply.whole(found.answer.status, body, kind=_kind(found.answer), more=more)
+            reply.whole(found.answer.status, body, kind=_kind(found.answer), more=more + _after(found.answer))
             return
 
     async def _whole(self, job: Job, attempt: Attempt, reply: Reply) -> bytes | None:
@@ -173,7 +173,7 @@ class Relay:
                 whole = await self._whole(job, found, reply)
                 self._settle(job, found, outcome="refused_by_server", good=found.answer.status < 500)
                 if said.is_empty:
-                    reply.whole(found.answer.status, whole or b"", kind=_kind(found.answer))
+                    reply.whole(found.answer.status, whole or b"", kind=_kind(found.answer), more=_after(found.answer))
                 else:
                     self._cannot_go_on(reply, None, said)
                 return
@@ -279,6 +279,11 @@ def _set(done: asyncio.Future[bool], value: bool) -> None:
 
 def _kind(answer: Answer) -> bytes:
     return answer.headers.get(b"content-type", b"application/json")
+
+
+def _after(answer: Answer) -> bytes:
+    seconds = answer.headers.get(b"retry-after")
+    return b"" if seconds is None else b"retry-after: %b\r\n" % seconds
 
 
 def _told(job: Job, server: Server) -> bytes:

@@ -54,7 +54,7 @@ class Sent:
     tokens_out: int
     used: Mapping[Measure, int]
     resumed: int  # how many servers broke off before this one
-    outcome: str  # begun (before a byte is sent), then whole, broken, client_left, refused_by_server
+    outcome: str  # begun (before a byte is sent), then whole, broken, client_left, refused_by_server, busy
 
 
 class Witness(Protocol):
