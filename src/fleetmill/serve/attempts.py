@@ -172,7 +172,7 @@ class Attempts:
         first = min(standings[s.name].first_token_seconds for s in able)
         until = job.until if like is None else self._now() + FIRST_BYTE_SECONDS
         pause = min(self._pool.pause(s.name) for s in able)
-        if self._now() + pause + first > until:
+        if pause > 0.0 and self._now() + pause + first > until:
             return Refusal(reason=Reason.BUSY, sentence="all servers that may answer are full", retry_seconds=pause)
         return await self.room.wait(
             lambda: self._take(job, like),
