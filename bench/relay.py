@@ -361,7 +361,7 @@ def main() -> None:
             measure(up, asked.rounds)
         finally:
             for child in children:
-                for pid in processes.family(child.pid)[::-1]:
+                for pid in processes.family(child.pid):  # the parent first, or it starts another child
                     try:
                         os.kill(pid, signal.SIGKILL)
                     except ProcessLookupError:
