@@ -3,9 +3,12 @@
     python bench/relay.py [--routers VENV] [--litellm VENV] [--rounds N]
 
 A backend that answers at once and a load of fixed size are the same for all; only the gateway's own processes are
-counted (user and system time of the whole family, from /proc). Each round goes over all gateways in turn. What is
-printed is each gateway's median of the rounds' CPU-microseconds per request, and its ratio to nginx in the same round.
-Gateways whose program is absent are left out by name. One worker each, no logs, keep-alive to both sides.
+counted (user and system time of the whole family, by its CPU clocks). Each round goes over all gateways in turn. What
+is printed is each gateway's median of the rounds' CPU-microseconds per request, and its ratio to nginx in the same
+round. Gateways whose program is absent are left out by name. One worker each, no logs, keep-alive to both sides.
+
+"floor" is what Python costs here whatever it does between: uvloop and httptools as in the gateway, from socket to
+socket with no key, no policy, no account and no second server.
 """
 
 from __future__ import annotations
@@ -26,7 +29,6 @@ from pathlib import Path
 
 from fleetmill.seams import processes
 
-TICK = os.sysconf("SC_CLK_TCK")
 KEY = "sk-bench"
 CASES = {
     # name: (requests a round, at once, streamed chunks or 0, prompt bytes)
@@ -151,6 +153,85 @@ def ours(port: int, backend_port: int) -> None:
     run.run(main)
 
 
+def floor(port: int, backend_port: int) -> None:
+    """The same protocol stack with nothing in it: each answer goes back to who asked, and that is all."""
+    import httptools
+
+    from fleetmill.serve import run
+
+    idle: list[Upstream] = []
+
+    class Upstream(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def connection_lost(self, exc):  # noqa: ARG002
+            if self in idle:
+                idle.remove(self)
+
+        def ask(self, client, body):
+            self.client, self.headers, self.body = client, {}, []
+            self.parser = httptools.HttpResponseParser(self)
+            self.transport.write(
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+            )
+
+        def data_received(self, data):
+            self.parser.feed_data(data)
+
+        def on_header(self, name, value):
+            self.headers[name.lower()] = value
+
+        def on_headers_complete(self):
+            if b"transfer-encoding" in self.headers:
+                self.client.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+
+        def on_body(self, data):
+            if b"transfer-encoding" in self.headers:
+                self.client.write(b"%x\r\n%b\r\n" % (len(data), data))
+            else:
+                self.body.append(data)
+
+        def on_message_complete(self):
+            if b"transfer-encoding" in self.headers:
+                self.client.write(b"0\r\n\r\n")
+            else:
+                body = b"".join(self.body)
+                self.client.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            idle.append(self)
+
+    class Client(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport, self.body = transport, []
+            self.parser = httptools.HttpRequestParser(self)
+
+        def data_received(self, data):
+            self.parser.feed_data(data)
+
+        def on_header(self, name, value):
+            pass
+
+        def on_body(self, data):
+            self.body.append(data)
+
+        def on_message_complete(self):
+            body, self.body = b"".join(self.body), []
+            if idle:
+                idle.pop().ask(self.transport, body)
+            else:
+                self.task = asyncio.get_running_loop().create_task(self.connect(body))
+
+        async def connect(self, body):
+            _, made = await asyncio.get_running_loop().create_connection(Upstream, "127.0.0.1", backend_port)
+            made.ask(self.transport, body)
+
+    async def main():
+        front = await asyncio.get_running_loop().create_server(Client, "127.0.0.1", port)
+        await front.serve_forever()
+
+    run.run(main)
+
+
 async def load(port: int, number: int, at_once: int, chunks: int, size: int) -> None:
     """`number` requests over `at_once` kept connections; every answer must be whole."""
     body = {"model": "small", "messages": [{"role": "user", "content": "a" * size}], "max_tokens": 64}
@@ -196,14 +277,13 @@ def free_port() -> int:
 def gateways(asked: argparse.Namespace, folder: Path, backend_port: int) -> dict[str, tuple[list[str], int]]:
     """Name -> (command, port) of every gateway that is here."""
     found: dict[str, tuple[list[str], int]] = {}
-    ports = {name: free_port() for name in ("nginx", "ours", "vllm", "sglang", "naive", "litellm")}
+    ports = {name: free_port() for name in ("nginx", "floor", "ours", "vllm", "sglang", "naive", "litellm")}
     if shutil.which("nginx"):
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder, backend=backend_port, port=ports["nginx"]))
         found["nginx"] = ([shutil.which("nginx"), "-c", str(folder / "nginx.conf"), "-p", str(folder)], ports["nginx"])
-    found["fleetmill"] = (
-        [sys.executable, __file__, "--ours", str(ports["ours"]), "--backend", str(backend_port)],
-        ports["ours"],
-    )
+    for name, part in (("floor", "floor"), ("fleetmill", "ours")):
+        words = [sys.executable, __file__, f"--{part}", str(ports[part]), "--backend", str(backend_port)]
+        found[name] = (words, ports[part])
     url = f"http://127.0.0.1:{backend_port}"
     if asked.routers:
         python = str(asked.routers / "bin" / "python")
@@ -233,7 +313,8 @@ def gateways(asked: argparse.Namespace, folder: Path, backend_port: int) -> dict
 
 
 def cpu(pid: int) -> float:
-    return sum(map(processes.cpu_seconds, processes.family(pid)))
+    """CPU seconds of a process and all that it started, to the nanosecond: /proc counts in hundredths of a second."""
+    return sum(time.clock_gettime(~each << 3 | 2) for each in processes.family(pid))  # as clock_getcpuclockid(3) does
 
 
 def wait_for(port: int, child: subprocess.Popen, seconds: float = 90.0) -> bool:
@@ -254,10 +335,13 @@ def main() -> None:
     parser.add_argument("--litellm", type=Path, help="environment with litellm[proxy]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ours", type=int)
+    parser.add_argument("--floor", type=int)
     parser.add_argument("--backend", type=int)
     asked = parser.parse_args()
     if asked.ours:
         return ours(asked.ours, asked.backend)
+    if asked.floor:
+        return floor(asked.floor, asked.backend)
     if asked.backend:
         return backend(asked.backend)
     children: list[subprocess.Popen] = []
@@ -277,7 +361,7 @@ def main() -> None:
             measure(up, asked.rounds)
         finally:
             for child in children:
-                for pid in processes.family(child.pid)[::-1]:
+                for pid in processes.family(child.pid):  # the parent first, or it starts another child
                     try:
                         os.kill(pid, signal.SIGKILL)
                     except ProcessLookupError:

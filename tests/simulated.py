@@ -75,6 +75,10 @@ class Engine:
         if fault == "500":
             reply.whole(500, b'{"error":{"message":"out of memory"}}')
             return
+        if fault in ("429", "503"):
+            more = b"retry-after: %d\r\n" % after if after else b""
+            reply.whole(int(fault), b'{"error":{"message":"full"}}', more=more)
+            return
         if fault == "hang":
             await asyncio.sleep(3600)
         if self.first:

@@ -236,7 +236,7 @@ def test_what_cannot_be_recorded_is_not_sent():
 def test_a_fault_of_ours_settles_what_was_reserved_and_cuts_the_answer():
     async def run():
         async with stage([Engine("a")]) as s:
-            s.relay._relayed = None  # planted
+            s.relay._turn = None  # planted
             before = s.relay.pool.tallies()["a"]["in_flight"]
             reader, writer = await asyncio.open_connection("127.0.0.1", s.port)
             body = json.dumps(CHAT | {"stream": True}).encode()

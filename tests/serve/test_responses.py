@@ -14,7 +14,7 @@ from fleetmill.core.serve import Served
 from fleetmill.serve.asked import Conversations, read_job
 from fleetmill.serve.http import Connection, Request
 from fleetmill.serve.responses import Said, take_whole, to_chat
-from fleetmill.serve.responses_stream import Back, Events, Responses
+from fleetmill.serve.responses_stream import Events, Responses
 from fleetmill.serve.words import Tenant
 from simulated import KEY, Engine, OneKey, answer_to, stage
 
@@ -175,23 +175,6 @@ def test_where_every_server_has_the_path_it_goes_through_as_it_came():
     with Town([engine], a=own) as client, client:
         assert client.responses.create(model="small", input="hello", store=True).id == "resp_own"
     assert engine.seen[0]["input"] == "hello"
-
-
-def test_pieces_that_come_framed_as_chunks_are_the_same_pieces():
-    class Kept:
-        def __init__(self):
-            self.data = b""
-
-        def piece(self, data):
-            self.data += data
-
-    event = b'data: {"model": "m", "choices": [{"delta": {"content": "yes"}}]}\n\n'
-    framed = b"%x;x=y\r\n%b\r\n" % (9, event[:9]) + b"%x\r\n%b\r\n" % (len(event) - 9, event[9:])
-    plain, chunked = Kept(), Kept()
-    for kept, how in ((plain, lambda back: back.piece(event)), (chunked, lambda back: back.chunks(framed))):
-        how(Back(kept, Said(id="1", created=1, asked={"model": "m"})))
-    assert chunked.data == plain.data
-    assert b'"delta":"yes"' in plain.data
 
 
 def test_every_field_has_its_place():

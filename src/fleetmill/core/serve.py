@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
+from fleetmill.core.light import light
+
 Measure = Literal["requests", "tokens", "money", "energy"]
 MEASURES: tuple[Measure, ...] = ("requests", "tokens", "money", "energy")  # money in 1e-6 of the unit; energy in joules
 
@@ -38,7 +40,10 @@ def reach(label: Label) -> Tier:
     >>> [reach(label).name for label in Label]
     ['PARTNER', 'ATTESTED', 'PREMISES', 'DEVICE']
     """
-    return Tier(Label.DEVICE - label)
+    return _REACH[label]
+
+
+_REACH = tuple(Tier(Label.DEVICE - label) for label in Label)  # looked up: it is asked for each request
 
 
 def highest(*labels: Label) -> Label:
@@ -66,15 +71,13 @@ class Price:
 
     def of(self, tokens_in: int, tokens_out: int) -> dict[Measure, int]:
         """What one request uses in each measure, rounded up: a price is never nothing by rounding."""
-
-        def part(per_in: int, per_out: int) -> int:
-            return -(-(per_in * tokens_in + per_out * tokens_out) // 1_000_000)
-
+        money = self.tokens_in * tokens_in + self.tokens_out * tokens_out
+        energy = self.joules_in * tokens_in + self.joules_out * tokens_out
         return {
             "requests": 1,
             "tokens": tokens_in + tokens_out,
-            "money": self.request + part(self.tokens_in, self.tokens_out),
-            "energy": part(self.joules_in, self.joules_out),
+            "money": self.request + -(-money // 1_000_000),
+            "energy": -(-energy // 1_000_000),
         }
 
 
@@ -116,7 +119,7 @@ class Server:
     contract: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@light(frozen=True, kw_only=True, slots=True)
 class Standing:
     """How a server stands now."""
 
@@ -134,7 +137,7 @@ class Standing:
         return self.in_flight < (server.capacity if self.limit is None else min(self.limit, server.capacity))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@light(frozen=True, kw_only=True, slots=True)
 class Ask:
     """A request without its content."""
 

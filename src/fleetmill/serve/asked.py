@@ -14,7 +14,7 @@ import orjson
 from fleetmill.core.serve import Ask, Label, highest
 from fleetmill.serve import detect
 from fleetmill.serve.http import Request
-from fleetmill.serve.policy import raised
+from fleetmill.serve.policy import Refusal, is_stored, raised
 from fleetmill.serve.words import Tenant
 
 WANTS = {
@@ -23,6 +23,8 @@ WANTS = {
     "/v1/embeddings": "embeddings",
     "/v1/responses": "responses",
 }
+_WANTS = {path: frozenset({kind}) for path, kind in WANTS.items()}
+_WANTS_TOOLS = {path: frozenset({kind, "tools"}) for path, kind in WANTS.items()}
 _CONVERSATIONS = 100_000
 _DEFAULT_TOKENS = 1024
 _MOST = ("max_completion_tokens", "max_tokens", "max_output_tokens")  # the last is that of `/v1/responses`
@@ -39,8 +41,10 @@ class Job:
     body: bytes = field(repr=False)
     asked: Mapping[str, Any] = field(repr=False)
     is_stream: bool
+    is_stored: bool  # the server keeps the answer: it is asked once
     tried: set[str] = field(default_factory=set)  # servers
     outrun: set[str] = field(default_factory=set)  # of these those that did not fail: another was faster
+    busy: Refusal | None = None  # what servers said that take no more for now
     resumed: int = 0
     until: float = 0.0  # its first token must be there by then, on the relay's clock
 
@@ -95,7 +99,15 @@ def read_job(request: Request, tenant: Tenant, key: str, talks: Conversations) -
         at_once=not is_stream,
         priority=_priority(request.headers.get(b"x-fleetmill-priority")),
     )
-    return Job(id=os.urandom(8).hex(), path=request.path, ask=ask, body=request.body, asked=asked, is_stream=is_stream)
+    return Job(
+        id=os.urandom(8).hex(),
+        path=request.path,
+        ask=ask,
+        body=request.body,
+        asked=asked,
+        is_stream=is_stream,
+        is_stored=is_stored(asked, request.path),
+    )
 
 
 def key_digest(request: Request) -> str:
@@ -122,6 +134,8 @@ def _label(request: Request, tenant: Tenant, talks: Conversations) -> Label:
 
 def _prefix(tenant: str, body: bytes) -> tuple[str, ...]:
     """Salted digests of the prompt's first 1, 2, 4 ... KiB: equal beginnings of one tenant meet the same cache."""
+    if len(body) < 1024:
+        return ()
     found, made, at, size = [], hashlib.sha256(tenant.encode()), 0, 1024
     while size <= len(body) and size <= _MOST_PREFIX:
         made.update(body[at:size])
@@ -141,6 +155,8 @@ def _priority(header: bytes | None) -> int:
 
 def _answers(asked: Mapping[str, Any]) -> int:
     """How many answers to one prompt."""
+    if "n" not in asked and "best_of" not in asked:
+        return 1
     found = [asked.get(name) for name in ("n", "best_of")]
     if any(n is not None and (type(n) is not int or not 1 <= n <= 128) for n in found):
         raise ValueError("n must be a whole number from 1 to 128")
@@ -148,8 +164,7 @@ def _answers(asked: Mapping[str, Any]) -> int:
 
 
 def _wants(path: str, asked: Mapping[str, Any]) -> frozenset[str]:
-    more = {"tools" for name in ("tools", "functions") if asked.get(name)}
-    return frozenset({WANTS[path], *more})
+    return (_WANTS_TOOLS if asked.get("tools") or asked.get("functions") else _WANTS)[path]
 
 
 def _seconds(header: bytes | None) -> float | None:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from fleetmill.core.serve import Measure, Server
+from fleetmill.serve import busy
 from fleetmill.serve.asked import Job
 from fleetmill.serve.egress import Answer, Egress, ServerLostError, ServerSlowError, ServerUnreachedError
-from fleetmill.serve.policy import Choice, Plan, Reason, Refusal, answering, decide, is_stored, same_answer
+from fleetmill.serve.policy import Choice, Plan, Reason, Refusal, answering, decide, same_answer
 from fleetmill.serve.pool import Pool, Seat
 from fleetmill.serve.waiting import Room
 from fleetmill.serve.words import Purse, Sent, Witness
@@ -27,8 +28,9 @@ _RETRY_RATIO, _RETRY_MOST = 0.1, 10.0
 _HEDGE_MOST = 5.0
 _BEGUN = 1  # priority of an answer that has begun
 _NOTHING: Mapping[Measure, int] = {}
-_NO_PLAN = Plan(choices=())
 _LATE = Refusal(reason=Reason.LATE, sentence="the server did not begin in time", retry_seconds=1.0)
+_NO_OTHER = (Reason.NO_MODEL, Reason.NOT_ALLOWED, Reason.NO_CONSENT, Reason.CANNOT)  # beside those that were asked
+_TOO_MANY = Refusal(reason=Reason.DOWN, sentence="too many servers fail just now", retry_seconds=2.0)
 STORED = Refusal(
     reason=Reason.DOWN,
     sentence="the server failed, and may have stored what was asked: no other is asked, send store=false to allow it",
@@ -37,22 +39,7 @@ STORED = Refusal(
 
 
 @dataclass(slots=True)
-class Attempt:
-    """One server asked."""
-
-    choice: Choice
-    seat: Seat
-    reservation: str
-    answer: Answer
-    began: float
-
-    @property
-    def server(self) -> Server:
-        return self.choice.server
-
-
-@dataclass(slots=True)
-class _Taken:
+class Taken:
     """A place at a server, and what the policy said beside it."""
 
     choice: Choice
@@ -60,6 +47,16 @@ class _Taken:
     plan: Plan
     reservation: str = ""
     if_cut: str = "client_left"  # what is recorded when it is cancelled
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One server asked."""
+
+    server: Server
+    taken: Taken
+    answer: Answer
+    began: float
 
 
 _Asking: TypeAlias = "asyncio.Future[Attempt | Refusal | None]"
@@ -81,7 +78,7 @@ class Attempts:
         waiting: int,
         hedge_share: float,
     ) -> None:
-        self.room: Room[_Taken] = Room(pool, most=waiting, clock=now)
+        self.room: Room[Taken] = Room(pool, most=waiting, clock=now)
         self.hedged = 0
         self._pool, self._purse, self._witness, self._egress = pool, purse, witness, egress
         self._secrets = secrets  # server name -> what it wants as Authorization
@@ -104,14 +101,18 @@ class Attempts:
                 return Refusal(reason=Reason.DOWN, sentence="what is sent cannot be recorded now", retry_seconds=5.0)
             if job.tried and like is None:  # going on with what was begun is no retry
                 if self._retries < 1.0:
-                    return Refusal(reason=Reason.DOWN, sentence="too many servers fail just now", retry_seconds=2.0)
+                    return job.busy or _TOO_MANY
                 self._retries -= 1.0
-            taken = await self._taken(job, like)
+            if len(self.room):
+                self.room.look()  # who waits goes first
+            taken = self._take(job, like)
+            if isinstance(taken, Refusal) and taken.reason is Reason.BUSY and self.room.is_open:
+                taken = await self._waited(job, like)
             if isinstance(taken, Refusal):
-                return taken
+                return job.busy if job.busy and taken.reason in (Reason.BUSY, Reason.DOWN) else taken
             if not await self._reserved(job, taken):
                 return Refusal(reason=Reason.BUDGET, sentence="the budget does not reach for the longest answer")
-            may_hedge = taken.plan.hedge and self._hedges >= 1.0 and not is_stored(job.asked, job.path)
+            may_hedge = taken.plan.hedge and self._hedges >= 1.0 and not job.is_stored
             found = await (self._race(job, taken, body, like) if may_hedge else self._ask(job, taken, body))
             if found is not None:
                 return found
@@ -127,8 +128,7 @@ class Attempts:
     ) -> None:
         """It is over: `tokens` (read, written) are paid for. `good`: see `Pool.ended`."""
         seconds = self._now() - attempt.began
-        taken = _Taken(attempt.choice, attempt.seat, _NO_PLAN, attempt.reservation)
-        self._over(job, taken, good=good, outcome=outcome, tokens=tokens, seconds=seconds)
+        self._over(job, attempt.taken, good=good, outcome=outcome, tokens=tokens, seconds=seconds)
 
     # a place
 
@@ -143,48 +143,49 @@ class Attempts:
         if isinstance(found, Refusal) and found.reason is Reason.DOWN and like is not None:
             # who is left alone may still save an answer that has begun
             found = decide(ask, pool, {n: replace(s, is_ejected=False) for n, s in standings.items()}, left)
-        if isinstance(found, Refusal) and found.reason is Reason.NO_MODEL and job.tried:
+        if isinstance(found, Refusal) and found.reason in _NO_OTHER and job.tried:
             return Refusal(reason=Reason.DOWN, sentence="every server that may answer failed", retry_seconds=2.0)
         return found
 
     def _able(self, job: Job, like: Server | None) -> list[Server]:
         """Those not tried yet; when there is none left, those that were only slower than another."""
-        pool = [s for s in self._pool.servers if like is None or same_answer(like, s, job.ask.model)]
+        pool = self._pool.servers
+        if like is not None:
+            pool = [s for s in pool if same_answer(like, s, job.ask.model)]
         if not job.tried:
             return pool
         return [s for s in pool if s.name not in job.tried] or [s for s in pool if s.name in job.outrun]
 
-    def _take(self, job: Job, like: Server | None) -> _Taken | Refusal:
+    def _take(self, job: Job, like: Server | None) -> Taken | Refusal:
         """A place at the best server that has one, taken before anybody else can be given it."""
         plan = self._plan(job, like)
         if isinstance(plan, Refusal):
             return plan
         choice = plan.choices[0]
         seat = self._pool.began(choice.server.name, job.ask, choice.first_token_seconds)
-        return _Taken(choice, seat, plan)
+        return Taken(choice, seat, plan)
 
-    async def _taken(self, job: Job, like: Server | None) -> _Taken | Refusal:
-        """The same, after waiting for it if need be. What was begun waits before all others."""
-        if len(self.room):
-            self.room.look()  # who waits goes first
-        found = self._take(job, like)
-        if not isinstance(found, Refusal) or found.reason is not Reason.BUSY or not self.room.is_open:
-            return found
+    async def _waited(self, job: Job, like: Server | None) -> Taken | Refusal:
+        """The same, when one is free. What was begun waits before all others."""
         standings = self._pool.standings(job.ask)
         able = answering(job.ask, self._able(job, like), standings)
         first = min(standings[s.name].first_token_seconds for s in able)
+        until = job.until if like is None else self._now() + FIRST_BYTE_SECONDS
+        pause = min(self._pool.pause(s.name) for s in able)
+        if pause > 0.0 and self._now() + pause + first > until:
+            return Refusal(reason=Reason.BUSY, sentence="all servers that may answer are full", retry_seconds=pause)
         return await self.room.wait(
             lambda: self._take(job, like),
             lambda taken: self._pool.ended(taken.seat, good=None),
             tenant=job.ask.tenant,
             servers=frozenset(s.name for s in able),
-            until=job.until if like is None else self._now() + FIRST_BYTE_SECONDS,
+            until=until,
             seconds=first,
             cost=float(job.ask.tokens_in + job.ask.tokens_most),
             priority=job.ask.priority if like is None else _BEGUN,
         )
 
-    async def _reserved(self, job: Job, taken: _Taken) -> bool:
+    async def _reserved(self, job: Job, taken: Taken) -> bool:
         try:
             found = await self._purse.reserve(job.ask.tenant, job.ask.key, taken.choice.worst)
         except BaseException:
@@ -200,13 +201,13 @@ class Attempts:
 
     # asking
 
-    async def _ask(self, job: Job, taken: _Taken, body: bytes, *, first: bool = False) -> Attempt | Refusal | None:
+    async def _ask(self, job: Job, taken: Taken, body: bytes, *, first: bool = False) -> Attempt | Refusal | None:
         """Ask it; None: it failed, and another may be tried. `first`: wait for the first piece too."""
         server, began, seconds = taken.choice.server, self._now(), FIRST_BYTE_SECONDS
         if job.ask.seconds is not None and not job.resumed:
             seconds = min(seconds, max(job.until - began, 0.001))
         secret = self._secrets.get(server.name)
-        stored, answer = is_stored(job.asked, job.path), None
+        stored, answer = job.is_stored, None
         try:
             self._tell(job, server, outcome="begun")
             answer = await self._egress.send(
@@ -239,16 +240,24 @@ class Attempts:
             seconds = self._now() - began
             self._over(job, taken, good=None, outcome=taken.if_cut, seconds=seconds)
             raise
+        said = busy.seconds(answer.status, answer.headers.get(b"retry-after"))
+        if said is not None:
+            self._pool.refused(taken.seat, said)
+            if not stored:
+                answer.cut()
+                job.busy = _full(answer.status, said, job.busy)
+                self._over(job, taken, good=None, outcome="busy")
+                return None
         if answer.status >= 500 and not stored:
             answer.cut()
             self._over(job, taken, good=False, outcome="refused_by_server")
             return None
-        return Attempt(taken.choice, taken.seat, taken.reservation, answer, began)
+        return Attempt(server, taken, answer, began)
 
-    async def _race(self, job: Job, taken: _Taken, body: bytes, like: Server | None) -> Attempt | Refusal | None:
+    async def _race(self, job: Job, taken: Taken, body: bytes, like: Server | None) -> Attempt | Refusal | None:
         """Ask it, and a second one if its first piece comes later than 19 of 20 would; who begins first answers."""
         one = asyncio.ensure_future(self._ask(job, taken, body, first=job.is_stream))
-        racing: dict[_Asking, _Taken] = {one: taken}
+        racing: dict[_Asking, Taken] = {one: taken}
         winner, cut = None, "client_left"
         try:
             await asyncio.wait(racing, timeout=taken.plan.hedge_seconds)
@@ -265,7 +274,7 @@ class Attempts:
         finally:
             await self._cut({t: one for t, one in racing.items() if t is not winner}, job, cut)
 
-    async def _second(self, job: Job, taken: _Taken, like: Server | None) -> _Taken | None:
+    async def _second(self, job: Job, taken: Taken, like: Server | None) -> Taken | None:
         """A place at one more server, no farther than the first, if nobody waits for one and there are not too many."""
         if self._hedges < 1.0 or len(self.room) or self._witness.fault:
             return None
@@ -281,7 +290,7 @@ class Attempts:
         self.hedged += 1
         return found
 
-    async def _cut(self, losers: Mapping[_Asking, _Taken], job: Job, outcome: str) -> None:
+    async def _cut(self, losers: Mapping[_Asking, Taken], job: Job, outcome: str) -> None:
         """End those that lost; each is settled once, and nothing of it is billed."""
         for task, taken in losers.items():
             taken.if_cut = outcome
@@ -301,7 +310,7 @@ class Attempts:
     def _over(
         self,
         job: Job,
-        taken: _Taken,
+        taken: Taken,
         *,
         good: bool | None,
         outcome: str,
@@ -309,7 +318,7 @@ class Attempts:
         seconds: float = 0.0,
     ) -> None:
         server = taken.choice.server
-        used = {} if outcome == "outrun" else server.price.of(*tokens)
+        used = {} if outcome in ("outrun", "busy") else server.price.of(*tokens)
         self._pool.ended(taken.seat, good=good, tokens=tokens[1], seconds=seconds)
         self._purse.settle(taken.reservation, used)
         self._tell(job, server, outcome=outcome, tokens=tokens, used=used)
@@ -342,6 +351,14 @@ class Attempts:
                 outcome=outcome,
             )
         )
+
+
+def _full(status: int, seconds: float, before: Refusal | None) -> Refusal:
+    """What the client is told if nobody else can answer; of several servers, the one that may be asked soonest."""
+    if before is not None and before.retry_seconds is not None and before.retry_seconds <= seconds:
+        return before
+    reason = Reason.BUSY if status == 429 else Reason.DOWN
+    return Refusal(reason=reason, sentence="the servers that may answer say that they are full", retry_seconds=seconds)
 
 
 def _is_good(found: Attempt | Refusal | None) -> bool:

@@ -19,6 +19,7 @@ import httptools
 
 from fleetmill.core.errors import FleetmillError, UnavailableError
 from fleetmill.core.serve import Label, Server, may_send
+from fleetmill.serve.watch import Alarm
 
 CONNECT_SECONDS = 2.0
 KEPT = 64  # idle connections kept per server
@@ -63,9 +64,20 @@ class Answer:
 
         self._upstream.listen(on_body, over)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it has come, told or not."""
+        return self._upstream.is_whole
+
     async def first(self) -> None:
         """When the first piece of its body is here, or it has ended without."""
         await self._upstream.first()
+
+    def taken(self) -> bytes | None:
+        """Its body if all of it is here already, as that of a short answer at once; None: listen for the rest."""
+        body = self._upstream.taken()
+        self._is_over = body is not None
+        return body
 
     def pause(self, on: bool) -> None:
         """Stop or go on reading from the server: what the client does not take is not fetched."""
@@ -84,44 +96,49 @@ class _Upstream(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._alarm, self._seconds = Alarm(self._late), 0.0
         self.is_lost = False
         self._parser: httptools.HttpResponseParser | None = None
         self._head: asyncio.Future[tuple[int, dict[bytes, bytes]]] | None = None
         self._headers: dict[bytes, bytes] = {}
         self._on_body: OnBody | None = None
         self._on_end: OnEnd | None = None
-        self._early: list[bytes] = []
+        self._pieces: list[bytes] = []  # that nobody was given yet
+        self.on_body = self._pieces.append  # what httptools calls for each
         self._first: asyncio.Future[None] | None = None
-        self._ended: bool | None = None
+        self._ended: bool | None = False  # whole or not; None: it is under way
         self._until_close = self._keeps = False
         self.release: Callable[[_Upstream], None] = lambda upstream: None
 
     # the caller's side
 
-    async def ask(self, head: bytes, body: bytes, seconds: float) -> tuple[int, dict[bytes, bytes]]:
+    def ask(self, request: bytes, seconds: float) -> asyncio.Future[tuple[int, dict[bytes, bytes]]]:
         """Send a request; status and headers when they are here.
 
-        Raises:
-            ServerLostError: the server hung up, spoke no HTTP, or did not begin within `seconds`.
+        Or ServerLostError: the server hung up, spoke no HTTP, or did not begin within `seconds`.
         """
         assert self.transport is not None
+        self._headers, self._pieces, self._ended = {}, [], None
+        self.on_body = self._pieces.append
         self._parser = httptools.HttpResponseParser(self)
-        self._headers, self._early, self._ended = {}, [], None
         self._on_body = self._on_end = None
         self._until_close = False
-        loop = asyncio.get_running_loop()
-        self._head = loop.create_future()
-        self.transport.write(head + body)
-        timer = loop.call_later(seconds, self._late, seconds)
-        try:
-            return await self._head
-        finally:
-            timer.cancel()
+        self._head = self._loop.create_future()
+        self.transport.write(request)
+        self._seconds = seconds
+        self._alarm.set(seconds)
+        return self._head
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the end is here, too."""
+        return self._ended is True
 
     async def first(self) -> None:
         """When a piece is here, or the end."""
-        if not self._early and self._ended is None:
-            self._first = asyncio.get_running_loop().create_future()
+        if not self._pieces and self._ended is None:
+            self._first = self._loop.create_future()
             try:
                 await self._first
             finally:
@@ -130,11 +147,15 @@ class _Upstream(asyncio.Protocol):
     def listen(self, on_body: OnBody, on_end: OnEnd) -> None:
         """From now on pieces go to `on_body`; those that came before it go first."""
         self._on_body, self._on_end = on_body, on_end
-        if self._early:
-            early, self._early = b"".join(self._early), []
-            on_body(early)
-        if self._ended is not None:
-            self._tell()
+        self._hand_on()
+
+    def taken(self) -> bytes | None:
+        """All pieces, if the answer is whole; the connection is free then."""
+        if not self._ended:
+            return None
+        body = self._joined()
+        self._tell()
+        return body
 
     def pause(self, on: bool) -> None:
         """Stop or go on reading."""
@@ -147,9 +168,13 @@ class _Upstream(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def _late(self, seconds: float) -> None:
+    def _late(self) -> None:
+        self._fell(ServerSlowError(f"no answer within {self._seconds:g} s"))
+
+    def _fell(self, why: ServerLostError) -> None:
+        self._alarm.stop()
         if self._head is not None and not self._head.done():
-            self._head.set_exception(ServerSlowError(f"no answer within {seconds:g} s"))
+            self._head.set_exception(why)
 
     # asyncio's side
 
@@ -161,9 +186,10 @@ class _Upstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The server is gone; an answer that ends with the connection is whole by that."""
         self.is_lost = True
-        if self._head is not None and not self._head.done():
-            self._head.set_exception(ServerLostError("the server hung up before it answered"))
+        self._fell(ServerLostError("the server hung up before it answered"))
+        self._alarm.close()
         self._end(whole=self._until_close and exc is None)
+        self._hand_on()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""
@@ -173,13 +199,18 @@ class _Upstream(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            if self._head is not None and not self._head.done():
-                self._head.set_exception(ServerLostError("the server's answer is no HTTP/1.1"))
+            self._fell(ServerLostError("the server's answer is no HTTP/1.1"))
             self._end(whole=False)
             if self.transport is not None:
                 self.transport.abort()
+        self._hand_on()
 
     # what httptools calls
+
+    def on_message_begin(self) -> None:
+        """An answer begins."""
+        if self._ended is not None:
+            raise ValueError("one more answer behind the one that was asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
@@ -194,16 +225,9 @@ class _Upstream(asyncio.Protocol):
             return
         framed = b"content-length" in self._headers or b"transfer-encoding" in self._headers
         self._until_close = not framed and status not in (204, 304)
+        self._alarm.stop()
         if self._head is not None and not self._head.done():
             self._head.set_result((status, self._headers))
-
-    def on_body(self, data: bytes) -> None:
-        """A piece."""
-        if self._on_body is not None:
-            self._on_body(data)
-        else:
-            self._early.append(data)
-            self._is_here()
 
     def on_message_complete(self) -> None:
         """It is whole."""
@@ -214,15 +238,25 @@ class _Upstream(asyncio.Protocol):
         self._end(whole=True)
 
     def _end(self, *, whole: bool) -> None:
-        if self._ended is None and self._parser is not None:
+        if self._ended is None:
             self._ended = whole
-            self._is_here()
-            if self._on_end is not None:
-                self._tell()
 
-    def _is_here(self) -> None:
-        if self._first is not None and not self._first.done():
-            self._first.set_result(None)
+    def _hand_on(self) -> None:
+        """What is here, to who listens; that something is here, to who waits for it."""
+        on_body, pieces = self._on_body, self._pieces
+        if on_body is None:
+            if self._first is not None and not self._first.done() and (pieces or self._ended is not None):
+                self._first.set_result(None)
+            return
+        if pieces:
+            on_body(pieces.pop() if len(pieces) == 1 else self._joined())
+        if self._ended is not None:
+            self._tell()
+
+    def _joined(self) -> bytes:
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
 
     def _tell(self) -> None:
         """The end, once; only then may another request have this connection."""
@@ -283,10 +317,13 @@ class Egress:
                 f"label {label.name.lower()} must not go to server {server.name} of tier {server.tier.name.lower()}"
             )
         more = "".join(f"{name}: {value}\r\n" for name, value in headers.items()) if headers else ""
-        head = _head(server.address, method, path) + b"content-length: %d\r\n%s\r\n" % (len(body), more.encode())
-        upstream, was_idle = await self._connection(server)
+        head = _head(server.address, method, path)
+        request = b"%bcontent-length: %d\r\n%b\r\n%b" % (head, len(body), more.encode(), body)
+        upstream = self._kept(server.address)
+        was_idle = upstream is not None
+        upstream = upstream or await self._connected(server)
         try:
-            status, found = await upstream.ask(head, body, seconds)
+            status, found = await upstream.ask(request, seconds)
         except ServerLostError as error:
             upstream.cut()
             if (
@@ -308,13 +345,18 @@ class Egress:
                 upstream.cut()
         self._idle.clear()
 
-    async def _connection(self, server: Server) -> tuple[_Upstream, bool]:
-        """A connection, and whether it waited here."""
-        idle = self._idle.setdefault(server.address, deque())  # names may be given anew, to another place
+    def _kept(self, address: str) -> _Upstream | None:
+        """A connection that waited here."""
+        idle = self._idle.get(address)
         while idle:
             upstream = idle.pop()
             if not upstream.is_lost and upstream.transport is not None and not upstream.transport.is_closing():
-                return upstream, True
+                return upstream
+        return None
+
+    async def _connected(self, server: Server) -> _Upstream:
+        """A new one."""
+        idle = self._idle.setdefault(server.address, deque())  # names may be given anew, to another place
         at = urlsplit(server.address)
         port = at.port or (443 if at.scheme == "https" else 80)
         loop = asyncio.get_running_loop()
@@ -327,7 +369,7 @@ class Egress:
             raise ServerUnreachedError(f"server {server.name}: no connection ({type(error).__name__})") from None
         self.opened[server.name] = self.opened.get(server.name, 0) + 1
         upstream.release = lambda done: idle.append(done) if len(idle) < KEPT else done.cut()
-        return upstream, False
+        return upstream
 
     def _context(self, scheme: str) -> ssl.SSLContext | None:
         if scheme != "https":

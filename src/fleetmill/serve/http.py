@@ -17,6 +17,8 @@ from typing import cast
 
 import httptools
 
+from fleetmill.serve.watch import Alarm
+
 _LOG = logging.getLogger("fleetmill.serve")
 MOST_HEAD = 64 * 1024  # bytes of a request's line and headers together
 MOST_BODY = 16 * 1024 * 1024
@@ -28,21 +30,21 @@ _LOWER: dict[bytes, bytes] = {}  # header names as they came: as they are kept
 _MOST_NAMES = 1024
 _HIGH_WATER = 256 * 1024
 _WORDS = {
-    200: "OK",
-    400: "Bad Request",
-    401: "Unauthorized",
-    402: "Payment Required",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    413: "Content Too Large",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
+    200: b"OK",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    402: b"Payment Required",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
 }
 
 
@@ -59,20 +61,21 @@ class Request:
 class Reply:
     """The way back to a client. Every method may be called after the client has gone: it does nothing then."""
 
+    is_begun = False
+    is_gone = False  # the client hung up
+    on_gone: Callable[[], object] | None = None
+    on_full: Callable[[bool], None] | None = None  # the client reads slower than we write: stop, go on
+    _held = b""  # of its beginning, until the first piece
+    _room: asyncio.Event | None = None  # while the client's side is full
+
     def __init__(self, transport: asyncio.Transport, *, keep: bool) -> None:
         self._transport, self._keep = transport, keep
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self.is_begun = False
-        self.is_gone = False  # the client hung up
-        self.on_gone: Callable[[], None] | None = None
-        self.on_full: Callable[[bool], None] | None = None  # the client reads slower than we write: stop, go on
 
     def whole(self, status: int, body: bytes, *, kind: bytes = b"application/json", more: bytes = b"") -> None:
         """Head and body at once. `more`: further header lines, each with its line end."""
         head = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s%s\r\n" % (
             status,
-            _WORDS.get(status, "Other").encode(),
+            _WORDS.get(status, b"Other"),
             kind,
             len(body),
             more,
@@ -81,28 +84,36 @@ class Reply:
         self.is_begun = True
         self._write(head + body)
 
-    def begin(self, status: int, *, kind: bytes, more: bytes = b"") -> None:
-        """The head of an answer that comes in pieces."""
+    def begin(self, status: int, *, kind: bytes, more: bytes = b"", hold: bool = False) -> None:
+        """The head of an answer that comes in pieces. `hold`: it goes out with the first piece, or by `flush`."""
         self.is_begun = True
-        self._write(
+        self._held = (
             b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ntransfer-encoding: chunked\r\ncache-control: no-store\r\n%s%s\r\n"
             % (
                 status,
-                _WORDS.get(status, "Other").encode(),
+                _WORDS.get(status, b"Other"),
                 kind,
                 more,
                 b"" if self._keep else b"connection: close\r\n",
             )
         )
+        if not hold:
+            self.flush()
+
+    def flush(self) -> None:
+        """Its head goes out now, if it has not."""
+        if self._held:
+            self._write(b"")
 
     def piece(self, data: bytes) -> None:
         """A piece of it."""
         if data and not self._transport.is_closing():
-            self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            held, self._held = self._held, b""
+            self._transport.write(b"%b%x\r\n%b\r\n" % (held, len(data), data))
 
-    def end(self) -> None:
-        """It is whole."""
-        self._write(b"0\r\n\r\n")
+    def end(self, last: bytes = b"") -> None:
+        """It is whole, with a last piece."""
+        self._write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n")
 
     def abort(self) -> None:
         """It will never be whole: the connection is cut, so that the client cannot take it for complete."""
@@ -111,28 +122,36 @@ class Reply:
 
     async def drained(self) -> None:
         """When the client has taken enough of what was written."""
-        await self._writable.wait()
+        if self._room is not None:
+            await self._room.wait()
 
     def stop(self) -> None:
         """The client's side is full."""
-        self._writable.clear()
+        self._room = self._room or asyncio.Event()
         if self.on_full is not None:
             self.on_full(True)
 
     def go_on(self) -> None:
         """It has room again."""
-        self._writable.set()
+        self._has_room()
         if self.on_full is not None:
             self.on_full(False)
 
     def lost(self) -> None:
         """The client hung up."""
         self.is_gone = True
-        self._writable.set()
+        self._has_room()
         if self.on_gone is not None:
             self.on_gone()
 
+    def _has_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
     def _write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
         if not self._transport.is_closing():
             self._transport.write(data)
 
@@ -149,7 +168,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reply: Reply | None = None
         self._task: asyncio.Task[None] | None = None
-        self._idle: asyncio.TimerHandle | None = None
+        self._idle: Alarm | None = None
         self._fresh()
 
     def _fresh(self) -> None:
@@ -165,12 +184,15 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
         self._all.add(self)
-        self._wait()
+        self._loop = asyncio.get_running_loop()
+        self._idle = Alarm(self._transport.close)
+        self._idle.set(IDLE_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """It hung up; whatever is made for it ends."""
         self._all.discard(self)
-        self._stay()
+        if self._idle is not None:
+            self._idle.close()
         if self._reply is not None:
             self._reply.lost()
 
@@ -213,7 +235,7 @@ class Connection(asyncio.Protocol):
         if self._head > MOST_HEAD:
             self._fail(431)
         known = _LOWER.get(name) or self._lower(name)
-        if known in _ONCE and known in self._headers:
+        if known in self._headers and known in _ONCE:
             self._fail(400)
         self._headers[known] = value
 
@@ -251,16 +273,13 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         if self._task is not None:  # two in one packet
             self._fail(400)
-        self._stay()
-        request = Request(
-            method=self._parser.get_method().decode(),
-            path=self._url.decode("ascii", "replace"),
-            headers=self._headers,
-            body=b"".join(self._body),
-        )
+        assert self._idle is not None
+        self._idle.stop()
+        method, path = self._parser.get_method().decode(), self._url.decode("ascii", "replace")
+        request = Request(method, path, self._headers, b"".join(self._body))
         keep = self._parser.should_keep_alive()
-        self._reply = Reply(self._transport, keep=keep)
-        self._task = asyncio.get_running_loop().create_task(self._answer(request, self._reply, keep=keep))
+        self._reply = reply = Reply(self._transport, keep=keep)
+        self._task = self._loop.create_task(self._answer(request, reply, keep=keep))
         self._fresh()
 
     async def _answer(self, request: Request, reply: Reply, *, keep: bool) -> None:
@@ -273,8 +292,8 @@ class Connection(asyncio.Protocol):
         finally:
             self._task = self._reply = None
             if self._transport is not None and not self._transport.is_closing():
-                if keep:
-                    self._wait()
+                if keep and self._idle is not None:
+                    self._idle.set(IDLE_SECONDS)
                 else:
                     self._transport.close()
 
@@ -302,7 +321,8 @@ class Connection(asyncio.Protocol):
 
     def step_aside(self) -> None:
         """Somebody else has the connection now, see `api/front.py`: it is not closed for being idle here."""
-        self._stay()
+        if self._idle is not None:
+            self._idle.stop()
 
     @property
     def unread(self) -> int:
@@ -331,12 +351,3 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         else:
             self._transport.abort()
-
-    def _wait(self) -> None:
-        assert self._transport is not None
-        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._transport.close)
-
-    def _stay(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None

@@ -6,7 +6,8 @@ what is asked, without the beginning that it has read before, and what others wa
 
 How many it gets at once follows from that too. If a first token takes over three times as long as it would at the best
 load, requests wait inside the engine, where nobody can send them elsewhere: where a quarter of a round did, a fifth
-fewer from then on, and one more after each round in which they did not (AIMD). Never more than its capacity.
+fewer from then on, and one more after each round in which they did not (AIMD). A server that says itself that it is
+full gets a fifth fewer than it had, and one more after as many good answers. Never more than its capacity.
 """
 
 from __future__ import annotations
@@ -91,16 +92,22 @@ class Learned:
     capacity: int
     pieces: Kind = field(default_factory=Kind)
     at_once: Kind = field(default_factory=Kind)
-    limit: float = 0.0  # requests at once
     answer_seconds: float = 0.0  # a whole answer, in the mean; 0: not known
     late: int = 0  # answers in a row that began far later than was predicted
     dragged: int = 0  # answers in a row that were written far slower than those before
+    _quick: float = 0.0  # requests at once with which none waits inside
+    _taken: float = 0.0  # requests at once of which it refuses none
     _seen: int = 0  # first tokens of this round
     _waited: int = 0  # of these those that came as if they had waited inside
     _was_full: bool = False  # the limit was reached in it
 
     def __post_init__(self) -> None:
-        self.limit = float(self.capacity)
+        self._quick = self._taken = float(self.capacity)
+
+    @property
+    def limit(self) -> float:
+        """Requests at once."""
+        return min(self._quick, self._taken)
 
     @property
     def slow(self) -> int:
@@ -116,7 +123,7 @@ class Learned:
         kind, load = self.at_once if at_once else self.pieces, load_of(in_flight)
         if not at_once:
             self.waited(seconds, predicted, is_over=True)
-            self._limit(in_flight, seconds, kind.best(tokens) if seconds > _CONGESTED_SECONDS else 0.0)
+            self._round(in_flight, seconds, kind.best(tokens) if seconds > _CONGESTED_SECONDS else 0.0)
         kind.learn(load, tokens, seconds, predicted)
 
     def waited(self, seconds: float, predicted: float, *, is_over: bool) -> None:
@@ -141,8 +148,13 @@ class Learned:
     def took(self, seconds: float) -> None:
         """A whole answer took so long, from when it was asked."""
         self.answer_seconds += (_NEW if self.answer_seconds else 1.0) * (seconds - self.answer_seconds)
+        self._taken = min(float(self.capacity), self._taken + 1.0 / self._taken)
 
-    def _limit(self, in_flight: int, seconds: float, best: float) -> None:
+    def refused(self, in_flight: int) -> None:
+        """It said that it took no more at so many."""
+        self._taken = max(1.0, _DOWN * min(self.limit, float(in_flight)))
+
+    def _round(self, in_flight: int, seconds: float, best: float) -> None:
         """Once in a round (as many first tokens as are allowed at once): down if a quarter of them waited, else up."""
         self._seen += 1
         self._waited += best > 0.0 and in_flight > 1 and seconds > _MUCH * best + _CONGESTED_SECONDS
@@ -150,9 +162,9 @@ class Learned:
         if self._seen < self.limit:
             return
         if 4 * self._waited >= self._seen:
-            self.limit = max(1.0, _DOWN * min(self.limit, float(in_flight)))
+            self._quick = max(1.0, _DOWN * min(self.limit, float(in_flight)))
         elif self._was_full:
-            self.limit = min(float(self.capacity), self.limit + 1.0)
+            self._quick = min(float(self.capacity), self._quick + 1.0)
         self._seen, self._waited, self._was_full = 0, 0, False
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fleetmill.core.ids import sha256
+from fleetmill.core.light import light
 from fleetmill.core.serve import MEASURES, Ask, Label, Measure, Server, Standing, may_send, reach
 
 _MORE_LOAD = 1.25  # times the mean of its tier: a favourite may carry that much
 
 
 class Reason(str, Enum):
-    """Why nobody is asked; what a client is told, and what to do about it follows from it."""
+    """Why nobody is asked, in the order of the questions; what a client is told and what to do follow from it."""
 
     NO_MODEL = "no_model"
     NOT_ALLOWED = "not_allowed"  # the label reaches no server that has the model
@@ -32,7 +33,7 @@ class Reason(str, Enum):
 RETRY = {Reason.DOWN: 2.0, Reason.BUSY: 1.0, Reason.LATE: 1.0}  # seconds after which it is worth to ask again
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@light(frozen=True, kw_only=True, slots=True)
 class Choice:
     """A server that may be asked, and what it would take."""
 
@@ -41,7 +42,7 @@ class Choice:
     worst: Mapping[Measure, int]  # what is reserved before it is asked
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@light(frozen=True, kw_only=True, slots=True)
 class Plan:
     """Servers to ask, one after another; never empty."""
 
@@ -67,33 +68,20 @@ def decide(
     `left`: what the tenant's budget still allows in each measure; None: no budget is set. A server of which nothing is
     known (no standing) counts as down. The nearest tier comes first; within it see `_order`.
     """
-    having = [s for s in pool if ask.model in s.models]
-    if not having:
-        return Refusal(reason=Reason.NO_MODEL, sentence=f"no server has model {ask.model!r}. See GET /v1/models")
-    allowed = [s for s in having if may_send(ask.label, s.tier, consent=ask.consent)]
-    if not allowed:
-        return _not_allowed(ask, having)
-    able = [s for s in allowed if is_able(ask, s)]
-    if not able:
-        wanted = ", ".join(sorted(ask.wants))
-        return Refusal(reason=Reason.CANNOT, sentence=f"no server that may be asked can do {wanted} in so long a text")
-    up = [s for s in able if _is_up(standings.get(s.name))]
-    if not up:
-        return _later(Reason.DOWN, f"all {len(able)} servers that may answer are down")
-    free = [s for s in up if standings[s.name].has_room(s)]
-    if not free:
-        return _later(Reason.BUSY, f"all {len(up)} servers that may answer are full")
-    choices = [_choice(ask, s, standings[s.name]) for s in free]
-    in_time = [c for c in choices if ask.seconds is None or c.first_token_seconds <= ask.seconds]
-    if not in_time:
-        return _later(Reason.LATE, f"no server would begin to answer within {ask.seconds:g} s")
-    paid = [c for c in in_time if left is None or all(c.worst[m] <= left.get(m, 0) for m in MEASURES)]
-    if not paid:
-        return Refusal(reason=Reason.BUDGET, sentence="the budget does not reach for the longest answer that is asked")
-    if len(paid) == 1:
-        return Plan(choices=tuple(paid))
-    favourite = _favourite(ask, paid, standings)
-    ordered = tuple(sorted(paid, key=lambda c: _order(c, standings[c.server.name], favourite)))
+    choices: list[Choice] = []
+    stopped: list[Reason] = []
+    for server in pool:
+        found = _choice(ask, server, standings.get(server.name), left)
+        if isinstance(found, Choice):
+            choices.append(found)
+        else:
+            stopped.append(found)
+    if not choices:
+        return _refusal(ask, pool, stopped)
+    if len(choices) == 1:
+        return Plan(choices=tuple(choices))
+    favourite = _favourite(ask, choices, standings)
+    ordered = tuple(sorted(choices, key=lambda c: _order(c, standings[c.server.name], favourite)))
     first, *others = ordered
     hedge = next((c.server.name for c in others if c.server.tier <= first.server.tier), "")
     return Plan(choices=ordered, hedge=hedge, hedge_seconds=standings[first.server.name].high_seconds)
@@ -106,6 +94,10 @@ def answering(ask: Ask, pool: Sequence[Server], standings: Mapping[str, Standing
         for s in pool
         if may_send(ask.label, s.tier, consent=ask.consent) and is_able(ask, s) and _is_up(standings.get(s.name))
     ]
+
+
+def _is_up(standing: Standing | None) -> bool:
+    return standing is not None and not standing.is_ejected and not standing.is_draining
 
 
 def is_stored(asked: Mapping[str, object], path: str) -> bool:
@@ -130,6 +122,43 @@ def same_answer(one: Server, other: Server, model: str) -> bool:
     return (mine.model, mine.template) == (its.model, its.template)
 
 
+def _choice(ask: Ask, server: Server, standing: Standing | None, left: Mapping[Measure, int] | None) -> Choice | Reason:
+    """What asking this server would take, or at which of the questions it falls out."""
+    if ask.model not in server.models:
+        return Reason.NO_MODEL
+    if not may_send(ask.label, server.tier, consent=ask.consent):
+        return Reason.NOT_ALLOWED
+    if not is_able(ask, server):
+        return Reason.CANNOT
+    if standing is None or not _is_up(standing):
+        return Reason.DOWN
+    if not standing.has_room(server):
+        return Reason.BUSY
+    if ask.seconds is not None and standing.first_token_seconds > ask.seconds:
+        return Reason.LATE
+    worst = server.price.of(max(ask.tokens_in, ask.tokens_in_most), ask.tokens_most)
+    if left is not None and any(worst[m] > left.get(m, 0) for m in MEASURES):
+        return Reason.BUDGET
+    return Choice(server=server, first_token_seconds=standing.first_token_seconds, worst=worst)
+
+
+def _refusal(ask: Ask, pool: Sequence[Server], stopped: Sequence[Reason]) -> Refusal:
+    """Why nobody is asked: the question at which those fell out that came farthest."""
+    reason = max(stopped, key=list(Reason).index, default=Reason.NO_MODEL)
+    if reason is Reason.NOT_ALLOWED:
+        return _not_allowed(ask, [s for s in pool if ask.model in s.models])
+    number, wanted = stopped.count(reason), ", ".join(sorted(ask.wants))
+    sentences = {
+        Reason.NO_MODEL: f"no server has model {ask.model!r}. See GET /v1/models",
+        Reason.CANNOT: f"no server that may be asked can do {wanted} in so long a text",
+        Reason.DOWN: f"all {number} servers that may answer are down",
+        Reason.BUSY: f"all {number} servers that may answer are full",
+        Reason.LATE: f"no server would begin to answer within {ask.seconds or 0.0:g} s",
+        Reason.BUDGET: "the budget does not reach for the longest answer that is asked",
+    }
+    return Refusal(reason=reason, sentence=sentences[reason], retry_seconds=RETRY.get(reason))
+
+
 def _not_allowed(ask: Ask, having: Sequence[Server]) -> Refusal:
     if any(may_send(ask.label, s.tier, consent=True) for s in having):
         return Refusal(
@@ -140,22 +169,6 @@ def _not_allowed(ask: Ask, having: Sequence[Server]) -> Refusal:
     return Refusal(
         reason=Reason.NOT_ALLOWED,
         sentence=f"label {label} reaches the tier {farthest} at most; model {ask.model!r} is not there",
-    )
-
-
-def _later(reason: Reason, sentence: str) -> Refusal:
-    return Refusal(reason=reason, sentence=sentence, retry_seconds=RETRY[reason])
-
-
-def _is_up(standing: Standing | None) -> bool:
-    return standing is not None and not standing.is_ejected and not standing.is_draining
-
-
-def _choice(ask: Ask, server: Server, standing: Standing) -> Choice:
-    return Choice(
-        server=server,
-        first_token_seconds=standing.first_token_seconds,
-        worst=server.price.of(max(ask.tokens_in, ask.tokens_in_most), ask.tokens_most),
     )
 
 

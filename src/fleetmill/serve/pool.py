@@ -33,6 +33,7 @@ class _State:
     ejections: int = 0  # in a row
     era: int = 0  # ejections ever
     until: float = 0.0  # left alone until then
+    paused: float = 0.0  # it said itself that it takes nothing until then
     is_draining: bool = False
     is_down: bool = False  # it says so itself, or says nothing
     others: int = 0  # requests that it has beside those of this process, as it said
@@ -118,7 +119,7 @@ class Pool:
         return {
             name
             for name, s in self._states.items()
-            if s.in_flight + s.others < s.limit and not (s.is_draining or _is_left(s, now))
+            if s.in_flight + s.others < s.limit and s.paused <= now and not (s.is_draining or _is_left(s, now))
         }
 
     def rate(self, names: Iterable[str]) -> float:
@@ -143,15 +144,7 @@ class Pool:
         tokens = state.unread + own
         if predicted is None:
             predicted = state.learned.kind(at_once).seconds(load_of(state.in_flight), tokens)
-        seat = Seat(
-            name=name,
-            in_flight=state.in_flight,
-            tokens=tokens,
-            own=own,
-            at_once=at_once,
-            predicted=predicted,
-            era=state.era,
-        )
+        seat = Seat(name, state.in_flight, tokens, own, at_once, predicted, era=state.era)
         state.unread = tokens
         if ask is not None and ask.prefix:
             for digest in ask.prefix:
@@ -215,6 +208,21 @@ class Pool:
             self._judge_pace(state)
         self._gone(seat.name)
         self._freed()
+
+    def refused(self, seat: Seat, seconds: float) -> None:
+        """It says that it takes no more for so long. Nothing is held against it, and it gets fewer at once after that.
+
+        Others that were under way may hear the same: that is one refusal.
+        """
+        state, now = self._states.get(seat.name), self._clock()
+        if state is not None:
+            if state.paused <= now:
+                state.learned.refused(state.in_flight)
+            state.paused = max(state.paused, now + min(seconds, _EJECTED_SECONDS[1]))
+
+    def pause(self, name: str) -> float:
+        """Seconds for which it takes nothing, as it said."""
+        return max(0.0, self._states[name].paused - self._clock()) if name in self._states else 0.0
 
     def told(self, name: str, *, is_up: bool, load: Load | None = None, own: int = 0) -> None:
         """What it says of itself. `own`: requests of this process that it may have counted, see `in_flight`."""
@@ -314,7 +322,7 @@ def _standing(state: _State, now: float, ask: Ask | None) -> Standing:
     seconds = kind.seconds(load_of(state.in_flight + 1), tokens)
     return Standing(
         in_flight=state.in_flight + state.others,
-        limit=int(learned.limit),
+        limit=0 if state.paused > now else int(learned.limit),
         first_token_seconds=seconds,
         high_seconds=max(_LEAST_HIGH, seconds * kind.high),
         hit=hit,

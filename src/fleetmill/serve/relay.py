@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import lru_cache
 
 from fleetmill.core.serve import Server, Tier
 from fleetmill.serve import stream, words
@@ -18,9 +18,9 @@ from fleetmill.serve.asked import WANTS, Conversations, Job, key_digest, read_jo
 from fleetmill.serve.attempts import FIRST_BYTE_SECONDS, HEDGE_SHARE, STORED, Attempt, Attempts
 from fleetmill.serve.egress import Answer, Egress
 from fleetmill.serve.http import Reply, Request
-from fleetmill.serve.policy import Refusal, is_stored
+from fleetmill.serve.policy import Refusal
 from fleetmill.serve.pool import Pool
-from fleetmill.serve.said import Said
+from fleetmill.serve.said import Said, Turn
 from fleetmill.serve.waiting import WAIT_SECONDS, WAITING
 from fleetmill.serve.watch import Watch
 from fleetmill.serve.words import Keys, Purse, Witness
@@ -108,32 +108,37 @@ class Relay:
             if isinstance(found, Refusal):
                 self._refuse(reply, found)
                 return
-            with self._held(job, found):
-                body = await self._whole(found, reply)
+            body = await self._whole(job, found, reply)
             if reply.is_gone:  # what it had read is paid for
                 self._settle(job, found, outcome="client_left", good=None, tokens=(job.ask.tokens_in, 0))
                 return
             if body is None:
                 self._settle(job, found, outcome="broken", good=False)
-                if is_stored(job.asked, job.path):
+                if job.is_stored:
                     self._refuse(reply, STORED)
                     return
                 continue
-            self.pool.spoke(found.server.name, self._now() - found.began, found.seat)
+            self.pool.spoke(found.server.name, self._now() - found.began, found.taken.seat)
             read, written = stream.usage(body, tokens_in=job.ask.tokens_in)
             self._settle(job, found, outcome="whole", good=found.answer.status < 500, tokens=(read, written))
-            more = _told(job, found.server) + _terms(found.server)
-            reply.whole(found.answer.status, body, kind=_kind(found.answer), more=more)
+            more = _told(job, found.server) + _terms(found.server.tier, found.server.may_train)
+            reply.whole(found.answer.status, body, kind=_kind(found.answer), more=more + _after(found.answer))
             return
 
-    async def _whole(self, attempt: Attempt, reply: Reply) -> bytes | None:
+    async def _whole(self, job: Job, attempt: Attempt, reply: Reply) -> bytes | None:
         """The answer's body; None: it broke off, or is longer than anything that comes at once."""
+        body = attempt.answer.taken()
+        if body is not None:
+            return body
+        with self._held(job, attempt):
+            return await self._rest(attempt, reply)
+
+    async def _rest(self, attempt: Attempt, reply: Reply) -> bytes | None:
+        """The same, of one that is not all here yet."""
         pieces: list[bytes] = []
         size = 0
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
         watch = Watch(done, FIRST_BYTE_SECONDS, first=FIRST_BYTE_SECONDS)
-        watch.begin()
 
         def on_body(data: bytes) -> None:
             nonlocal size
@@ -165,24 +170,23 @@ class Relay:
                 self._cannot_go_on(reply, found, said)
                 return
             if found.answer.status != 200:
-                with self._held(job, found):
-                    whole = await self._whole(found, reply)
+                whole = await self._whole(job, found, reply)
                 self._settle(job, found, outcome="refused_by_server", good=found.answer.status < 500)
                 if said.is_empty:
-                    reply.whole(found.answer.status, whole or b"", kind=_kind(found.answer))
+                    reply.whole(found.answer.status, whole or b"", kind=_kind(found.answer), more=_after(found.answer))
                 else:
                     self._cannot_go_on(reply, None, said)
                 return
             if not reply.is_begun:
-                reply.begin(200, kind=b"text/event-stream", more=_told(job, found.server))
+                reply.begin(200, kind=b"text/event-stream", more=_told(job, found.server), hold=True)
             with self._held(job, found):
-                events = await self._relayed(job, found, reply, said)
+                turn = await self._turn(job, found, reply, said)
             if reply.is_gone:
                 self._settle(job, found, outcome="client_left", good=None, tokens=said.tokens(job.ask))
                 return
-            if events.is_done or (job.path not in _RESUMABLE and events.is_whole):
+            if turn.is_whole and (turn.is_done or job.path not in _RESUMABLE):
                 self._settle(job, found, outcome="whole", tokens=said.tokens(job.ask))
-                reply.end()
+                reply.end(turn.last)
                 return
             self._settle(job, found, outcome="broken", good=False, tokens=said.tokens(job.ask))
             onward = self._onward(job, said)
@@ -197,47 +201,27 @@ class Relay:
             if said.is_empty:
                 last = None  # nothing was said: any server may begin
 
-    async def _relayed(self, job: Job, attempt: Attempt, reply: Reply, said: Said) -> _Relayed:
-        """Hand on one server's events until it ends, dies, stalls, or the client leaves."""
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        events, rewriter = stream.Events(), said.rewriter(job.resumed)
-        watch, has_spoken = Watch(done, self._stall, first=max(self._stall, FIRST_BYTE_SECONDS)), False
-        feed, add, piece = events.feed, said.add, reply.piece  # found once, called for each piece
+    async def _turn(self, job: Job, attempt: Attempt, reply: Reply, said: Said) -> Turn:
+        """One server's events, handed on."""
 
-        def on_body(data: bytes) -> None:
-            nonlocal has_spoken
-            watch.is_silent = False
-            if not has_spoken:
-                has_spoken = True
-                self.pool.spoke(attempt.server.name, self._now() - attempt.began, attempt.seat)
-                watch.begin()
-            whole = feed(data)
-            if rewriter is not None and whole:
-                whole = rewriter.rewrite(whole)
-            if whole:
-                add(whole)
-                piece(whole)
-            if events.is_broken:
-                _set(done, False)
+        def spoke() -> None:
+            self.pool.spoke(attempt.server.name, self._now() - attempt.began, attempt.taken.seat)
 
-        def full(on: bool) -> None:
-            watch.is_paused = on
-            attempt.answer.pause(on)
-
-        reply.on_gone, reply.on_full = (lambda: _set(done, False)), full
-        try:
-            attempt.answer.listen(on_body, lambda whole: _set(done, whole))
-            is_whole = await done
-        finally:
-            watch.end()
-            reply.on_gone = reply.on_full = None
-        if not is_whole:
-            attempt.answer.cut()
-        return _Relayed(is_done=is_whole and events.is_done, is_whole=is_whole)
+        turn = Turn(
+            said,
+            attempt.answer,
+            reply,
+            resumed=job.resumed,
+            seconds=self._stall,
+            first=max(self._stall, FIRST_BYTE_SECONDS),
+            spoke=spoke,
+        )
+        await turn.run()
+        return turn
 
     def _onward(self, job: Job, said: Said) -> bytes | None:
         """The request with which another server goes on; None: that cannot be."""
-        if is_stored(job.asked, job.path):  # asked again it would be stored again
+        if job.is_stored:  # asked again it would be stored again
             return None
         if said.is_empty:
             return job.body
@@ -260,11 +244,7 @@ class Relay:
         """See `Attempts.begin`; a client that hangs up meanwhile ends it."""
         task = asyncio.current_task()
         assert task is not None
-
-        def leave() -> None:
-            task.cancel()
-
-        reply.on_gone = leave
+        reply.on_gone = task.cancel
         try:
             return await self._attempts.begin(job, body, like)
         finally:
@@ -289,12 +269,6 @@ class Relay:
         reply.whole(status, words.error(message, kind=kind, code=code))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Relayed:
-    is_done: bool
-    is_whole: bool
-
-
 _RESUMABLE = (stream.CHAT, stream.COMPLETIONS)
 
 
@@ -307,14 +281,17 @@ def _kind(answer: Answer) -> bytes:
     return answer.headers.get(b"content-type", b"application/json")
 
 
+def _after(answer: Answer) -> bytes:
+    seconds = answer.headers.get(b"retry-after")
+    return b"" if seconds is None else b"retry-after: %b\r\n" % seconds
+
+
 def _told(job: Job, server: Server) -> bytes:
     return f"x-request-id: {job.id}\r\nx-fleetmill-server: {server.name}\r\n".encode()
 
 
-def _terms(server: Server) -> bytes:
+@lru_cache(maxsize=8)
+def _terms(tier: Tier, may_train: bool) -> bytes:
     """From how far a whole answer came, and whether one may learn from it: an answer in pieces may go on elsewhere."""
-    may_train = server.tier < Tier.ATTESTED or server.may_train
-    return b"x-fleetmill-tier: %s\r\nx-fleetmill-may-train: %s\r\n" % (
-        server.tier.name.lower().encode(),
-        b"true" if may_train else b"false",
-    )
+    may = "true" if tier < Tier.ATTESTED or may_train else "false"
+    return f"x-fleetmill-tier: {tier.name.lower()}\r\nx-fleetmill-may-train: {may}\r\n".encode()

@@ -124,12 +124,12 @@ class Back(Reply):
         return self._reply.is_gone
 
     @property
-    def on_gone(self) -> Callable[[], None] | None:
+    def on_gone(self) -> Callable[[], object] | None:
         """What is told when the client hangs up."""
         return self._reply.on_gone
 
     @on_gone.setter
-    def on_gone(self, told: Callable[[], None] | None) -> None:
+    def on_gone(self, told: Callable[[], object] | None) -> None:
         self._reply.on_gone = told
 
     @property
@@ -154,29 +154,22 @@ class Back(Reply):
             body = orjson.dumps(self._said.response())
         self._reply.whole(status, body, kind=kind, more=more)
 
-    def begin(self, status: int, *, kind: bytes, more: bytes = b"") -> None:
+    def begin(self, status: int, *, kind: bytes, more: bytes = b"", hold: bool = False) -> None:
         """The head of an answer in pieces."""
         self.is_begun = True
-        self._reply.begin(status, kind=kind, more=more)
+        self._reply.begin(status, kind=kind, more=more, hold=hold)
+
+    def flush(self) -> None:
+        """The head goes out now."""
+        self._reply.flush()
 
     def piece(self, data: bytes) -> None:
         """Whole events of the chat."""
         self._reply.piece(self._events.take(data))
 
-    def chunks(self, data: bytes) -> None:
-        """Whole events that are HTTP chunks already: the frames are taken off."""
-        content: list[bytes] = []
-        while data:
-            size, _, rest = data.partition(b"\r\n")
-            length = int(size.partition(b";")[0], 16)
-            content.append(rest[:length])
-            data = rest[length + 2 :]
-        self.piece(b"".join(content))
-
-    def end(self) -> None:
+    def end(self, last: bytes = b"") -> None:
         """The chat is over."""
-        self._reply.piece(self._events.end())
-        self._reply.end()
+        self._reply.end((self._events.take(last) if last else b"") + self._events.end())
 
     def abort(self) -> None:
         """It will never be whole."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
@@ -74,6 +75,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     What passes through lies in this process's memory, so that leaves no image of itself behind.
     """
     leave_no_core()
+    gc.freeze()  # what was loaded stays: a collection need not look through it again
     try:
         import uvloop
     except ImportError:

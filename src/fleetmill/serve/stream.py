@@ -1,8 +1,9 @@
 """Answers in pieces (server-sent events) and how one that broke off goes on at another server. Pure: bytes in and out.
 
-Only whole events go to a client, as the bytes that they are. They are read as JSON in one case alone: the server died,
-and another must know what was said so far. What the second server says is then written anew under the first one's id,
-and the last event states it. Nothing is ever ended that did not end: without ``[DONE]`` there is no ``[DONE]``.
+Only whole events go to a client, as the bytes that they are (`said`). They are read as JSON in one case alone: the
+server died, and another must know what was said so far. What the second server says is then written anew under the
+first one's id, and the last event states it. Nothing is ever ended that did not end: without ``[DONE]`` there is no
+``[DONE]``.
 
 Source of the way on: `continue_final_message`, as vLLM, SGLang and llama.cpp take it.
 """
@@ -20,37 +21,8 @@ DONE = b"data: [DONE]\n\n"
 MOST_KEPT = 8 * 1024 * 1024  # bytes of an answer that are kept for going on; a longer one cannot
 _END = re.compile(rb"\r?\n\r?\n")
 _USAGE = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d+)')
-_DONE_END = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
-_BROKEN = b'data: {"error"'
 _HEAD = ("id", "created", "model", "object")
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-
-
-class Events:
-    """Bytes of one server's answer, handed on in whole events."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self.is_done = False  # [DONE] was among them
-        self.is_broken = False  # the server put an error among them
-
-    def feed(self, data: bytes) -> bytes:
-        """What can be handed on now: up to the end of the last whole event."""
-        if not self._rest and data.endswith(b"\n\n"):  # as most servers send
-            whole = data
-        else:
-            data = self._rest + data
-            cut = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
-            if cut < 3:
-                self._rest = data
-                return b""
-            whole, self._rest = data[:cut], data[cut:]
-        if whole.endswith(_DONE_END):
-            self.is_done = whole.rstrip().endswith(b"data: [DONE]")
-        if _BROKEN in whole:
-            self.is_broken = True
-            return whole[: whole.index(_BROKEN)]
-        return whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,5 +126,8 @@ def broken_off(message: str) -> bytes:
 
 def usage(tail: bytes, *, events: int = 0, tokens_in: int = 0) -> tuple[int, int]:
     """(tokens read, tokens written) as the server says in the last of an answer's bytes, else as was counted."""
-    found = {name.decode(): int(number) for name, number in _USAGE.findall(tail[-4096:])}
-    return found.get("prompt", tokens_in), found.get("completion", events)
+    at = tail.find(b'"usage"', max(len(tail) - 4096, 0))
+    if at < 0:
+        return tokens_in, events
+    found = {name: int(number) for name, number in _USAGE.findall(tail, at)}
+    return found.get(b"prompt", tokens_in), found.get(b"completion", events)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from fleetmill.core.light import light
 from fleetmill.core.serve import Label, Measure, Server, Tier
 from fleetmill.serve.policy import Reason, Refusal
 
@@ -36,7 +37,7 @@ class Purse(Protocol):
     def settle(self, reservation: str, used: Mapping[Measure, int]) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@light(frozen=True, kw_only=True, slots=True)
 class Sent:
     """That something was sent to a server, without what it was."""
 
@@ -53,7 +54,7 @@ class Sent:
     tokens_out: int
     used: Mapping[Measure, int]
     resumed: int  # how many servers broke off before this one
-    outcome: str  # begun (before a byte is sent), then whole, broken, client_left, refused_by_server
+    outcome: str  # begun (before a byte is sent), then whole, broken, client_left, refused_by_server, busy
 
 
 class Witness(Protocol):
