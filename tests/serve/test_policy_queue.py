@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fleetmill.serve.queue import Place, Queue, Turned
@@ -106,6 +106,17 @@ arrivals = st.lists(
 )
 
 
+A_TENANT_PAYS_FOR_MORE_URGENT_ONES = [
+    (1.0, 3.0, "a", -1, 1.0),
+    (0.0, 2.0, "a", 0, 2.0),
+    (1.0, 1.0, "b", 0, 2.0),
+    (0.0, 1.0, "a", 0, 1.0),
+    (0.0, 3.0, "a", -1, 2.0),
+    (0.0, 2.0, "b", -1, 1.0),
+]
+
+
+@example(A_TENANT_PAYS_FOR_MORE_URGENT_ONES, 2)
 @given(arrivals, st.integers(1, 3))
 def test_whoever_is_taken_in_and_does_not_give_way_is_served_in_time(asked, tenants):
     """One server that takes a second for each; it is busy at the beginning."""

@@ -104,21 +104,27 @@ class Queue:
             self._tenants.clear()
             self._time = 0.0
 
-    def order(self) -> Iterator[Place]:
-        """All that wait, who is next first. Not to be changed meanwhile."""
+    def order(self, but: int = -1) -> Iterator[Place]:
+        """All that wait, but for one, who is next first. Not to be changed meanwhile.
+
+        A tenant pays for what it is given before, at a higher priority too.
+        """
+        paid = {name: self._begun(tenant) for name, tenant in self._tenants.items()}
         levels = {level for t in self._tenants.values() for level, waiting in t.waiting.items() if waiting}
         for level in sorted(levels, reverse=True):
             heads = [
-                (self._begun(t), t.waiting[level][0], 0, t.waiting[level])
-                for t in self._tenants.values()
-                if t.waiting.get(level)
+                (paid[name], tenant.waiting[level][0], 0, tenant.waiting[level])
+                for name, tenant in self._tenants.items()
+                if tenant.waiting.get(level)
             ]
             heapq.heapify(heads)
             while heads:
-                paid, place, at, waiting = heads[0]
-                yield place
+                _, place, at, waiting = heads[0]
+                if place.number != but:
+                    yield place
+                    paid[place.tenant] += place.cost
                 if at + 1 < len(waiting):
-                    heapq.heapreplace(heads, (paid + place.cost, waiting[at + 1], at + 1, waiting))
+                    heapq.heapreplace(heads, (paid[place.tenant], waiting[at + 1], at + 1, waiting))
                 else:
                     heapq.heappop(heads)
 
@@ -142,8 +148,12 @@ class Queue:
         return max(tenant.paid, self._time)
 
     def _late_by(self, new: Place, now: float, rate: Rate) -> tuple[float, Place | None] | None:
-        """(seconds, who) of the first that would be late with the new one in: itself (None), or one behind it."""
-        ahead, is_behind, paces = 0, False, dict[frozenset[str], float]()
+        """(seconds, who) of the first that would be late with the new one in: itself (None), or one behind it.
+
+        Whoever would be late without it too does not count; of whom that is said, a turn may be half over.
+        """
+        ahead, is_behind, turns = 0, False, dict[frozenset[str], float]()
+        before: dict[int, int] | None = None
         for place in self.order():
             is_new = place.number == new.number
             is_behind = is_behind or is_new
@@ -152,16 +162,24 @@ class Queue:
             ahead += 1
             if not is_behind:
                 continue
-            if place.servers not in paces:
+            if place.servers not in turns:
                 pace = rate(place.servers)
-                paces[place.servers] = 1.0 / pace if pace > 0.0 else float("inf")
-            turn = paces[place.servers]
+                turns[place.servers] = 1.0 / pace if pace > 0.0 else float("inf")
+            turn = turns[place.servers]
             late = now + ahead * turn + place.seconds - place.until
-            if is_new and late > _SLACK:
+            if late <= _SLACK:
+                continue
+            if is_new:
                 return late, None
-            if not is_new and late > _SLACK >= late - 2 * turn:  # in time but for the new one; a turn may be half over
+            before = before or self._ahead(new)
+            if late - (ahead - before[place.number] + 1) * turn <= _SLACK:
                 return late, place
         return None
+
+    def _ahead(self, but: Place) -> dict[int, int]:
+        """By number: how many come no later than that one, of those that share a server with `but`, which is not in."""
+        rivals = (p for p in self.order(but.number) if not p.servers.isdisjoint(but.servers))
+        return {place.number: ahead for ahead, place in enumerate(rivals, start=1)}
 
     def _yields(self, place: Place, new: Place) -> bool:
         """Whether it gives way: of a lower priority, or of a tenant with more waiting than the new one's would have."""
