@@ -19,8 +19,9 @@ from fleetmill.lines.splits import SPLITS
 
 END = "<|endoftext|>"
 OWN_MARKS = [END, "<reserved>", "<|im_start|>"]
-MERGES = 120
-SAID = b"".join(shops(2)["shop-0.jsonl"].splitlines(keepends=True)[:200]).decode()
+MERGES = 160
+EDGES = "  12\n\n 345   678\n\n\n9  a\t\tb 1234 12 12²!\n\n.. it's IT'S  we'll x.\r\n\r\n   12 (12)  \n 7  77\n" * 40
+SAID = b"".join(shops(2)["shop-0.jsonl"].splitlines(keepends=True)[:200]).decode() + EDGES  # where cuts are seen
 
 
 class Held:
@@ -43,7 +44,7 @@ def tokenizer(split: str = "smollm") -> dict[str, Any]:
     if split == "smollm":
         before = [pre_tokenizers.Digits(individual_digits=True)]
     elif split != "gpt-2":
-        before = [pre_tokenizers.Split(Pattern(SPLITS[split].pattern), behavior="isolated")]
+        before = [pre_tokenizers.Split(Pattern(SPLITS[split].patterns[0]), behavior="isolated")]
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.Sequence([*before, level]) if before else level
     made.decoder = decoders.ByteLevel()

@@ -19,6 +19,16 @@ from fleetmill.lines.vocabulary import END, MARKS, Vocabulary
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 _NONE = -1
+_LLAMA: Mapping[str, tuple[Any, ...]] = {  # what decides what a network computes, beside its numbers
+    "model_type": ("llama",),
+    "hidden_act": ("silu",),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "quantization_config": (None,),
+    "partial_rotary_factor": (None, 1),
+    "rope_interleaved": (None, False),
+    "sliding_window": (None,),
+}
 _PLAIN: Mapping[str, tuple[Any, ...]] = {  # of the tokenizer's model: what byte-level BPE has no use for
     "type": ("BPE",),
     "byte_fallback": (False, None),
@@ -33,6 +43,7 @@ class Brought:
     """A base's vocabulary, and where in the base each of its ids stands."""
 
     words: Vocabulary
+    config: Mapping[str, Any]  # of a network of Llama's shape
     rows: Array  # int64 (words.size,): the base's id; -1: it has none
 
     def reordered(self, table: Array) -> Array:
@@ -47,8 +58,10 @@ def brought(files: Files) -> Brought:
     """The vocabulary of a base.
 
     Raises:
-        InvalidInputError: no byte-level BPE, a way to cut text that is none of ours, or no end of a text: what, where.
+        InvalidInputError: no Llama's network, no byte-level BPE, a way to cut text that is none of ours, or no end of a
+            text: the file, the key and its value.
     """
+    config = _llama(files)
     found = table_of(files, TOKENIZER)
     model = found.get("model")
     ids = model.get("vocab") if isinstance(model, dict) else None
@@ -68,8 +81,8 @@ def brought(files: Files) -> Brought:
     rows = np.array([ids.get(piece, _NONE) for piece in words.pieces], np.int64)
     added = _added(found)
     rows[END : END + len(MARKS)] = [added.get(mark, _NONE) for mark in MARKS]
-    rows[END] = added.get(MARKS[0], _end(files, added | ids))
-    return Brought(words=words, rows=rows)
+    rows[END] = added.get(MARKS[0], _end(files, config, added | ids))
+    return Brought(words=words, config=config, rows=rows)
 
 
 _ONLY = "only byte-level BPE is taken, not SentencePiece, Unigram or WordPiece. Bring another base"
@@ -87,6 +100,17 @@ def table_of(files: Files, name: str) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise InvalidInputError(f"{name}: must hold a table, holds {_shown(found)}. Repair it")
     return found
+
+
+def _llama(files: Files) -> Mapping[str, Any]:
+    config = table_of(files, CONFIG)
+    for key, allowed in _LLAMA.items():
+        if config.get(key) not in allowed:
+            raise InvalidInputError(
+                f"{CONFIG}: {key} = {_shown(config.get(key))}: must be {_shown(allowed[0])}. Bring a base of "
+                "Llama's shape"
+            )
+    return config
 
 
 def _split(found: Mapping[str, Any], model: Mapping[str, Any]) -> Split:
@@ -118,9 +142,9 @@ def _added(found: Mapping[str, Any]) -> dict[str, int]:
     return {str(t.get("content")): t["id"] for t in added}
 
 
-def _end(files: Files, ids: Mapping[str, int]) -> int:
+def _end(files: Files, config: Mapping[str, Any], ids: Mapping[str, int]) -> int:
     """The base's id for the end of a text."""
-    said = table_of(files, CONFIG).get("eos_token_id")
+    said = config.get("eos_token_id")
     said = said[0] if isinstance(said, list) and said else said
     if said is None and "tokenizer_config.json" in files.names():
         mark = table_of(files, "tokenizer_config.json").get("eos_token")

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_PLAIN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _ANY_CASE = re.compile(r"'(?:s|t|re|ve|m|ll|d|ſ)", re.IGNORECASE)
@@ -25,11 +26,18 @@ class Split:
     """One way to cut text."""
 
     name: str
-    pattern: str  # for `tokenizers`: each match is a part
+    patterns: tuple[str, ...]  # for `tokenizers`: each match is a part, then each within these
     short: re.Pattern[str]  # English endings, in the text itself
     # L letter, N number, R end of a line, S and blank other space, O anything else
     kinds: re.Pattern[str]
     whole_first: bool = False  # a part that is a piece as it stands is not put together by merges
+
+    def steps(self) -> list[dict[str, Any]]:
+        """As a `tokenizer.json` has it."""
+        return [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+            for pattern in self.patterns
+        ]
 
     def parts(self, text: str) -> list[str]:
         """The text in parts; nothing is merged across a cut.
@@ -52,25 +60,25 @@ SPLITS: Mapping[str, Split] = {
     for split in (
         Split(
             name="gpt-2",
-            pattern=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+            patterns=(_PLAIN,),
             short=_LOWER,
             kinds=re.compile(r" ?L+| ?N+| ?O+|[ SR]+(?![LNO])|[ SR]+"),
         ),
         Split(  # digits alone, then as gpt-2 what stands between them
             name="smollm",
-            pattern=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+",
+            patterns=(r"\p{N}", _PLAIN),
             short=_LOWER,
             kinds=re.compile(r" ?L+|N| ?O+|[ SR]+(?![LO])|[ SR]+"),
         ),
         Split(
             name="qwen2",
-            pattern=_SHORT + r"\p{N}" + _REST,
+            patterns=(_SHORT + r"\p{N}" + _REST,),
             short=_ANY_CASE,
             kinds=re.compile(r"[OS ]?L+|N| ?O+R*|[ SR]*R|[ SR]+(?![LNO])|[ SR]+"),
         ),
         Split(
             name="llama-bpe",
-            pattern=_SHORT + r"\p{N}{1,3}" + _REST,
+            patterns=(_SHORT + r"\p{N}{1,3}" + _REST,),
             short=_ANY_CASE,
             kinds=re.compile(r"[OS ]?L+|N{1,3}| ?O+R*|[ SR]*R|[ SR]+(?![LNO])|[ SR]+"),
             whole_first=True,
@@ -95,7 +103,7 @@ def split_of(pre_tokenizer: Any) -> Split | None:
         names = {"[]": "gpt-2", '[{"individual_digits": true, "type": "Digits"}]': "smollm"}
         return SPLITS.get(names.get(json.dumps(before, sort_keys=True), ""))
     for split in SPLITS.values():
-        if before == [{"type": "Split", "pattern": {"Regex": split.pattern}, "behavior": "Isolated", "invert": False}]:
+        if before == split.steps():
             return split
     return None
 

@@ -105,14 +105,13 @@ class Vocabulary:
             for n, mark in enumerate(MARKS)
         ]
         level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        split = {"type": "Split", "pattern": {"Regex": self.split.pattern}, "behavior": "Isolated", "invert": False}
         whole: dict[str, Any] = {
             "version": "1.0",
             "truncation": None,
             "padding": None,
             "added_tokens": marks,
             "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*self.split.steps(), level]},
             "post_processor": None,
             "decoder": level | {"add_prefix_space": True, "use_regex": True},
             "model": {

@@ -38,7 +38,7 @@ def adopt(files: Files, words: Vocabulary) -> Mapping[str, bytes]:
             f"tokenizer.json: its vocabulary is {found.words.digest[:12]}, the line's is {words.digest[:12]}. Make a "
             "line for it: fleetmill line new NAME --from-base FOLDER"
         )
-    size = size_of(table_of(files, CONFIG), words.size)
+    size = size_of(found.config, words.size)
     if graph_bytes(size) > MOST_BYTES:
         raise InvalidInputError(
             f"config.json: as ONNX this base would have {graph_bytes(size):,} bytes of weights, {MOST_BYTES:,} fit "

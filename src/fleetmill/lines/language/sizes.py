@@ -18,16 +18,6 @@ NAMED: Mapping[str, Size] = {  # with as many ids as the line has
     "large": Size(vocabulary=0, width=192, layers=6, heads=6, kv_heads=2, inner=512),
 }
 MOST_BYTES = 2**31 - 2**24  # of weights in one graph: ONNX holds 2 GiB in a file, and the graph itself needs a little
-_ALLOWED: Mapping[str, tuple[Any, ...]] = {  # what decides what a network computes, beside its sizes
-    "model_type": ("llama",),
-    "hidden_act": ("silu",),
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "quantization_config": (None,),
-    "partial_rotary_factor": (None, 1),
-    "rope_interleaved": (None, False),
-    "sliding_window": (None,),
-}
 _NUMBERS = {
     "hidden_size": "width",
     "num_hidden_layers": "layers",
@@ -51,14 +41,8 @@ def size_of(config: Mapping[str, Any], vocabulary: int) -> Size:
     """The size that a Llama's `config.json` says, with so many ids.
 
     Raises:
-        InvalidInputError: it is no Llama's, or one with something that we do not compute: the key and its value.
+        InvalidInputError: a number that is none, or positions that turn as none of ours do: the key and its value.
     """
-    for key, allowed in _ALLOWED.items():
-        if config.get(key) not in allowed:
-            raise InvalidInputError(
-                f"config.json: {key} = {_shown(config.get(key))}: must be {_shown(allowed[0])}. Bring a base of "
-                "Llama's shape"
-            )
     numbers = {ours: _number(config, theirs) for theirs, ours in _NUMBERS.items()}
     heads, rope = numbers["heads"], _rope(config)
     size = Size(
