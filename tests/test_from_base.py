@@ -16,9 +16,9 @@ pytest.importorskip("torch", reason="needs the extra `train`")
 pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 
 import torch
-from bases_made import Held, put, taught, tokenizer
 from safetensors.torch import load, save
 
+from bases_made import Held, put, taught, tokenizer
 from fleetmill import cli, lines
 from fleetmill.core.line import Line, Stretch
 from fleetmill.home import open_home

@@ -74,7 +74,7 @@ def made(net: Llama, spec: ModelSpec, words: Vocabulary, temperature: float = 1.
         "config.json": _json(llama_config(net.size)),
         "genai_config.json": _json(genai_config(net.size)),
         "tokenizer.json": words.tokenizer_json,
-        "tokenizer_config.json": _json(_TOKENIZER),
+        "tokenizer_config.json": _json(_tokenizer_config(words)),
     }
 
 
@@ -100,16 +100,18 @@ def _genai(net: Llama) -> bytes:
     return traced(Going(net), examples, ["input_ids", *past], ["logits", *present], axes)
 
 
-_TOKENIZER = {
-    "tokenizer_class": "Qwen2Tokenizer",
-    "model_max_length": CONTEXT,
-    "bos_token": None,
-    "eos_token": "<|end|>",
-    "add_bos_token": False,
-    "add_prefix_space": False,
-    "clean_up_tokenization_spaces": False,
-    "chat_template": TEMPLATE,
-}
+def _tokenizer_config(words: Vocabulary) -> dict[str, Any]:
+    """A class that takes the split from `tokenizer.json`; Qwen2's has that very split itself."""
+    return {
+        "tokenizer_class": "Qwen2Tokenizer" if words.split.name == "qwen2" else "PreTrainedTokenizerFast",
+        "model_max_length": CONTEXT,
+        "bos_token": None,
+        "eos_token": "<|end|>",
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": TEMPLATE,
+    }
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
