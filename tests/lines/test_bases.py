@@ -325,7 +325,6 @@ def test_all_weights_are_trained_where_that_is_asked_or_nothing_was_brought() ->
 def test_beside_a_base_that_knows_its_language_less_is_to_be_learned() -> None:
     """On other conversations than it learned from: better than the base, and than as many steps from nothing."""
     small = {"size": "tiny", "sums": 0}
-    taught = train(None, steps=150, **small)
     other = Rows(episodes(LINE, "shop-1.jsonl"))
     job = partial(TrainJob, data=Rows(SAID[:7]), seed=4)
     base_job = TrainJob(data=other, parent=None, seed=3, settings={"steps": 150, **small})

@@ -1,0 +1,109 @@
+"""What does adapting a base (LoRA) give beside training all its weights, and what does it forget?
+
+    python bench/adapt.py --data ../shared/data [--seeds 0 1 2] [--base-steps 1500] [--steps 200] [--ranks 8 32]
+
+A base of size `small` reads text-tinyshakespeare alone. Then text-gsm8k is learned, in as many steps each: beside the
+base, by all of its weights, and from nothing; the base as it is stands by. Every fourth session of both is held out,
+and all of it is told, in bits per byte. Rates were chosen with seed 10. Intervals resample sessions (95 %), all seeds'
+of one together. One CPU thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from language import SETS, interval, of, read
+
+from fleetmill.core.line import Episode, TrainJob
+from fleetmill.engines.runtime_onnx import OnnxRuntime
+from fleetmill.lines.language import line
+from fleetmill.lines.language.judging import told_bits
+from fleetmill.lines.language.pieces import OURS
+from fleetmill.seams.runtime import policies
+from fleetmill.testing import Notes
+from fleetmill.testing.kit import Held
+from fleetmill.train import bases
+
+Files = Mapping[str, bytes]
+Rows = dict[str, list[tuple[float, float]]]  # by text: (bits, bytes) of each held-out session
+
+
+def main() -> None:
+    said = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    said.add_argument("--data", type=Path, required=True)
+    said.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    said.add_argument("--base-steps", type=int, default=1500)
+    said.add_argument("--steps", type=int, default=200)
+    said.add_argument("--ranks", type=int, nargs="+", default=[8, 32])
+    said.add_argument("--rate", type=float, help="of what stands beside the base; else the line's own")
+    asked = said.parse_args()
+    sets = {name: read(asked.data / folder) for name, folder in SETS.items()}
+    train = {name: [e for n, e in enumerate(found) if n % 4] for name, found in sets.items()}
+    held = {name: [of(e) for n, e in enumerate(found) if n % 4 == 0] for name, found in sets.items()}
+    rate = {} if asked.rate is None else {"rate": asked.rate}
+    ways: dict[str, dict[str, Any]] = {
+        **{f"beside the base, rank {rank}": {"rank": rank, **rate} for rank in asked.ranks},
+        "all weights, from the base": {"adapt": "weights"},
+        "all weights, from nothing": {"size": "small"},
+    }
+    made: dict[str, list[tuple[Rows, float, float]]] = {}
+    for seed in asked.seeds:
+        base, spent, _ = trained(train["shakespeare"], None, seed, asked.base_steps, {"size": "small"})
+        made.setdefault("the base as it is", []).append((judged(base, held), spent, 0.0))
+        for way, how in ways.items():
+            parent = None if "size" in how else brought(base)
+            files, spent, share = trained(train["gsm8k"], parent, seed, asked.steps, how)
+            made.setdefault(way, []).append((judged(files, held), spent, share))
+        print(f"seed {seed}", table({way: [runs[-1]] for way, runs in made.items()}), sep="\n", flush=True)
+    print(f"seeds {asked.seeds}", table(made), sep="\n")
+
+
+def trained(
+    episodes: Sequence[Episode], parent: Files | None, seed: int, steps: int, how: Mapping[str, Any]
+) -> tuple[Files, float, float]:
+    """(files, CPU-seconds, how many weights were learned for each that there is)."""
+    begun, notes = time.process_time(), Notes()
+    job = TrainJob(data=Held(episodes), parent=parent, seed=seed, settings={"steps": steps, "sums": 0, **how})
+    files = line.train(job, notes)
+    return files, time.process_time() - begun, notes.metrics[-1].get("trained.share", 1.0)
+
+
+def brought(files: Files) -> Files:
+    """As a factory takes a model from a folder."""
+    with TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        return bases.parent(line, bases.open_base(line, Path(folder)))
+
+
+def judged(files: Files, held: Mapping[str, Any]) -> Rows:
+    policy = policies(line, OnnxRuntime(), files)
+    return {name: [told_bits(policy, said, OURS, most=10**6) for said in sessions] for name, sessions in held.items()}
+
+
+def table(made: Mapping[str, Sequence[tuple[Rows, float, float]]]) -> str:
+    rows = [
+        "| | GSM8K, bits per byte | Shakespeare, bits per byte | weights learned | CPU-seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for way, runs in made.items():
+        told = [shown([rows_of[name] for rows_of, _, _ in runs]) for name in SETS]
+        share = f"{runs[0][2]:.1%}" if runs[0][2] else ""
+        rows.append(f"| {way} | {' | '.join(told)} | {share} | {np.mean([spent for _, spent, _ in runs]):.0f} |")
+    return "\n".join(rows)
+
+
+def shown(runs: Sequence[Sequence[tuple[float, float]]]) -> str:
+    found = np.array(runs).sum(axis=0)  # (sessions, 2): all seeds' of a session together
+    low, high = interval(found)
+    return f"{found[:, 0].sum() / found[:, 1].sum():.3f} [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
