@@ -15,9 +15,9 @@ pytest.importorskip("torch", reason="needs the extra `train`")
 pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 
 import torch
-from bases_made import Held, base, network, size, tokenizer
 from safetensors.torch import load, save
 
+from bases_made import Held, base, network, size, tokenizer
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.line import Episode, Line, Stopped, Stretch, TrainJob
 from fleetmill.core.model import BASE_FILE
@@ -229,11 +229,14 @@ def test_a_base_of_other_words_is_refused_by_both_digests() -> None:
 # -- what is learned beside it ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("names", "rows"), [(("q", "v", "down"), range(256, 264)), (("q", "table"), range(424))])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_was_learned_beside_a_network_says_the_same_once_it_is_in_it(shape: str) -> None:
+def test_what_was_learned_beside_a_network_says_the_same_once_it_is_in_it(
+    shape: str, names: tuple[str, ...], rows: range
+) -> None:
     net = network(size(**SHAPES[shape]))
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    adapters = Adapters(net, Adapting(names=("q", "v", "down"), rank=3, scale=2.0))
+    adapters = Adapters(net, Adapting(names=names, rank=3, scale=2.0))
     ids = torch.randint(0, net.size.vocabulary, (2, 30))
     ids[:, ::5] = 256 + torch.arange(6)
     with torch.no_grad():
@@ -246,11 +249,13 @@ def test_what_was_learned_beside_a_network_says_the_same_once_it_is_in_it(shape:
     assert (apart - begun).abs().max() > 0.01
     torch.testing.assert_close(merged, apart, atol=1e-4, rtol=1e-4)
     changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
-    assert {name.split(".")[-2] for name in changed} <= {"q_proj", "v_proj", "down_proj", "embed_tokens", "lm_head"}
+    places = {f"{name}_proj" for name in names if name != "table"} | {"embed_tokens"}
+    assert {name.split(".")[-2] for name in changed} == places | ({"lm_head"} if not net.size.is_tied else set())
     assert net.state_dict().keys() == before.keys()
+    assert net.size.vocabulary == 424
     table = net.state_dict()["model.embed_tokens.weight"]
     moved = (table != before["model.embed_tokens.weight"]).any(1).nonzero()[:, 0].tolist()
-    assert moved == list(range(256, 264))
+    assert moved == list(rows)
 
 
 def test_without_a_step_the_base_is_what_it_was() -> None:
@@ -298,7 +303,7 @@ def test_a_champion_s_weights_are_what_the_next_turn_stands_beside() -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"adapt": "q, z"}, "adapt = 'q, z': must be 'weights', or some of q, k, v, o, gate, up, down"),
+        ({"adapt": "q, z"}, "adapt = 'q, z': must be 'weights', or some of q, k, v, o, gate, up, down, table"),
         ({"adapt": ""}, "adapt = ''"),
         ({"rank": 0}, "rank = 0, alpha = 16: must be at least 1, and above 0"),
         ({"alpha": -1.0}, "rank = 8, alpha = -1"),
