@@ -20,7 +20,10 @@ from safetensors.torch import load, save
 
 from bases_made import Held, put, taught, tokenizer
 from fleetmill import cli, lines
+from fleetmill.core.errors import IntegrityError, InvalidInputError
 from fleetmill.core.line import Line, Stretch
+from fleetmill.core.talk import Said
+from fleetmill.engines.runtime_onnx import OnnxRuntime
 from fleetmill.home import open_home
 from fleetmill.lines.fit import take_over
 from fleetmill.lines.language import line as ours
@@ -30,9 +33,10 @@ from fleetmill.lines.language.sample import shops
 from fleetmill.lines.language.sizes import size_of
 from fleetmill.seams.runtime import policies
 from fleetmill.settings import Settings
-from fleetmill.testing import check_line
+from fleetmill.testing import check_line, tiny_line
 from fleetmill.testing.kit import Held as Rows
 from fleetmill.train import trainer
+from fleetmill.train.bases import open_base
 
 FOUND = tokenizer("smollm")
 ASKED = ("12+7=", "Ann has 12 apples and buys 7 more. How many apples does Ann have?", "naïve ☂?  12\n\n3")
@@ -148,12 +152,8 @@ def _says_the_same_everywhere(line: Line, made: dict[str, bytes], tmp_path: Path
     net = Llama(size_of(json.loads(made["config.json"]), line.model.outputs[0].shape[0]))
     take_over(net, made)
     net.eval()
-    from fleetmill.engines.runtime_onnx import OnnxRuntime
-
     policy = policies(line, OnnxRuntime(), made)
     assert line.talk is not None
-    from fleetmill.core.talk import Said
-
     for text in ASKED:
         ids = line.talk.ids([Said(role="user", text=text)])
         with torch.no_grad():
@@ -236,3 +236,25 @@ def test_a_line_for_a_base_keeps_the_contract(
     put(base, tmp_path / "base")
     done("line", "new", "shop", "--from-base", "base")
     assert check_line(install(tmp_path / "shop", monkeypatch)) == []
+
+
+def test_a_base_is_named_by_the_files_that_count(base: dict[str, bytes], tmp_path: Path) -> None:
+    here, there = put(base, tmp_path / "here"), put({**base, "README.md": b"other"}, tmp_path / "there")
+    (there / "older.json").mkdir()
+    assert open_base(ours, here).digest == open_base(ours, there).digest
+    assert list(open_base(ours, here).names()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    (there / "config.json").write_bytes(base["config.json"] + b"\n")
+    assert open_base(ours, here).digest != open_base(ours, there).digest
+
+
+def test_a_base_that_is_changed_while_it_is_read_is_noticed(base: dict[str, bytes], tmp_path: Path) -> None:
+    opened = open_base(ours, put(base, tmp_path / "base"))
+    assert opened.read("config.json") == base["config.json"]
+    (tmp_path / "base" / "config.json").write_bytes(b"{}")
+    with pytest.raises(IntegrityError, match=r"config\.json: was changed while it was read"):
+        opened.read("config.json")
+
+
+def test_a_line_that_takes_no_base_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"\[lines\.tiny\] base = .*takes no base"):
+        open_base(tiny_line, tmp_path)

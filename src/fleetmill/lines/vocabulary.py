@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def letters() -> list[str]:
 class Vocabulary:
     """Which bytes are read together: merges of byte-level BPE in order, and how text is cut before them."""
 
-    merges: tuple[tuple[str, str], ...]
+    merges: tuple[tuple[str, str], ...] = field(repr=False)
     split: Split
 
     @cached_property

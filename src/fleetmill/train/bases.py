@@ -35,8 +35,12 @@ class Base:
 
         Raises:
             IntegrityError: they are others than when the folder was opened.
+            UnavailableError: it cannot be read.
         """
-        data = (self._folder / name).read_bytes()
+        try:
+            data = (self._folder / name).read_bytes()
+        except OSError as error:
+            raise UnavailableError(f"{self._folder / name}: cannot be read: {error.strerror}") from error
         if hashlib.sha256(data).hexdigest() != self._digests[name]:
             raise IntegrityError(f"{self._folder / name}: was changed while it was read. Leave it alone and turn again")
         return data

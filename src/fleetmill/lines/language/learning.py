@@ -107,8 +107,10 @@ def _temperature(net: Llama, apart: Episodes, words: Vocabulary) -> float:
         return 1.0
     table = _answers(rows, words).to(next(net.parameters()).device)
     with torch.no_grad():
-        logits, wanted = _behind(net, table, after=ASSISTANT)
-    return calibrating.temperature(lambda t: functional.cross_entropy(logits / t, wanted, ignore_index=PAD))
+        found = [_behind(net, table[at : at + _SUMS], after=ASSISTANT) for at in range(0, len(table), _SUMS)]
+    logits = torch.cat([said[came != PAD] for said, came in found])
+    wanted = torch.cat([came[came != PAD] for _, came in found])
+    return calibrating.temperature(lambda t: functional.cross_entropy(logits / t, wanted))
 
 
 def _lesson(net: Llama, data: Episodes, job: TrainJob, words: Vocabulary) -> tuple[Loss, Metrics]:
