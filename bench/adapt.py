@@ -1,11 +1,13 @@
 """What does adapting a base (LoRA) give beside training all its weights, and what does it forget?
 
-    python bench/adapt.py --data ../shared/data [--seeds 0 1 2] [--base-steps 1000] [--steps 200]
+    python bench/adapt.py --data ../shared/data [--case far near] [--seeds 0 1 2] [--base-steps 1000] [--steps 200]
 
-A base of size `small` reads text-tinyshakespeare alone. Then text-gsm8k is learned, in as many steps each: beside the
-base, by all of its weights, and from nothing; the base as it is stands by. Every fourth session of both is held out,
-and all of it is told, in bits per byte. Which ways are shown was chosen with seed 10. Intervals resample sessions
-(95 %), all seeds' of one together. One CPU thread.
+A base of size `small` has read some text, and learns another, in as many steps each: beside its weights, by all of
+them, and from nothing; the base as it is stands by. `far`: it has read text-tinyshakespeare alone, and learns
+text-gsm8k, whose digits and signs it never saw. `near`: it has read both, and learns six sessions of made-up bills. Of
+each text whole sessions are held out (every fourth; of the bills 24), and all of them is told, in bits per byte, of the
+new text and of an old one. Which ways are shown was chosen with seed 10 of `far`. Intervals resample sessions (95 %),
+all seeds' of one together. One CPU thread.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from language import SETS, interval, of, read
@@ -23,8 +25,10 @@ from language import SETS, interval, of, read
 from fleetmill.core.line import Episode, TrainJob
 from fleetmill.engines.runtime_onnx import OnnxRuntime
 from fleetmill.lines.language import line
+from fleetmill.lines.language.conversations import Conversation
 from fleetmill.lines.language.judging import told_bits
 from fleetmill.lines.language.pieces import OURS
+from fleetmill.lines.language.sample import bills
 from fleetmill.seams.runtime import policies
 from fleetmill.testing import Notes
 from fleetmill.testing.kit import Held
@@ -43,34 +47,60 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
 }
 Files = Mapping[str, bytes]
 Rows = dict[str, list[tuple[float, float]]]  # by text: (bits, bytes) of each held-out session
+Made = tuple[Rows, float, float]  # with CPU-seconds, and how many weights were learned for each that there is
+
+
+class Case(NamedTuple):
+    """What a base has read, what is learned then, and the held-out sessions that are told, by text: new, old."""
+
+    read: Sequence[Episode]
+    learns: Sequence[Episode]
+    told: Mapping[str, Sequence[Sequence[Conversation]]]
 
 
 def main() -> None:
     said = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     said.add_argument("--data", type=Path, required=True)
+    said.add_argument("--case", nargs="+", choices=["far", "near"], default=["far", "near"])
     said.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     said.add_argument("--base-steps", type=int, default=1000)
     said.add_argument("--steps", type=int, default=200)
     asked = said.parse_args()
-    sets = {name: read(asked.data / folder) for name, folder in SETS.items()}
+    cases = texts(asked.data)
+    for name in asked.case:
+        case, made = cases[name], dict[str, list[Made]]()
+        for seed in asked.seeds:
+            base, spent, _ = trained(case.read, None, seed, asked.base_steps, {"size": "small"})
+            made.setdefault("the base as it is", []).append((judged(base, case.told), spent, 0.0))
+            for way, how in WAYS.items():
+                parent = None if "size" in how else brought(base)
+                files, spent, share = trained(case.learns, parent, seed, asked.steps, how)
+                made.setdefault(way, []).append((judged(files, case.told), spent, share))
+            print(f"{name}, seed {seed}", table(case, {w: runs[-1:] for w, runs in made.items()}), sep="\n", flush=True)
+        print(f"{name}, seeds {asked.seeds}", table(case, made), sep="\n", flush=True)
+
+
+def texts(data: Path) -> dict[str, Case]:
+    sets = {name: read(data / folder) for name, folder in SETS.items()}
     train = {name: [e for n, e in enumerate(found) if n % 4] for name, found in sets.items()}
     held = {name: [of(e) for n, e in enumerate(found) if n % 4 == 0] for name, found in sets.items()}
-    made: dict[str, list[tuple[Rows, float, float]]] = {}
-    for seed in asked.seeds:
-        base, spent, _ = trained(train["shakespeare"], None, seed, asked.base_steps, {"size": "small"})
-        made.setdefault("the base as it is", []).append((judged(base, held), spent, 0.0))
-        for way, how in WAYS.items():
-            parent = None if "size" in how else brought(base)
-            files, spent, share = trained(train["gsm8k"], parent, seed, asked.steps, how)
-            made.setdefault(way, []).append((judged(files, held), spent, share))
-        print(f"seed {seed}", table({way: [runs[-1]] for way, runs in made.items()}), sep="\n", flush=True)
-    print(f"seeds {asked.seeds}", table(made), sep="\n")
+    with TemporaryDirectory() as folder:
+        for name, made in bills(7).items():
+            (Path(folder) / name).write_bytes(made)
+        new = read(Path(folder))
+    return {
+        "far": Case(train["shakespeare"], train["gsm8k"], held),
+        "near": Case(
+            [*train["shakespeare"], *train["gsm8k"]],
+            new[:6],
+            {"bills": [of(e) for e in new[100:124]], "gsm8k": held["gsm8k"]},
+        ),
+    }
 
 
 def trained(
     episodes: Sequence[Episode], parent: Files | None, seed: int, steps: int, how: Mapping[str, Any]
 ) -> tuple[Files, float, float]:
-    """(files, CPU-seconds, how many weights were learned for each that there is)."""
     begun, notes = time.process_time(), Notes()
     job = TrainJob(data=Held(episodes), parent=parent, seed=seed, settings={"steps": steps, "sums": 0, **how})
     files = line.train(job, notes)
@@ -90,13 +120,11 @@ def judged(files: Files, held: Mapping[str, Any]) -> Rows:
     return {name: [told_bits(policy, said, OURS, most=10**6) for said in sessions] for name, sessions in held.items()}
 
 
-def table(made: Mapping[str, Sequence[tuple[Rows, float, float]]]) -> str:
-    rows = [
-        "| | GSM8K, bits per byte | Shakespeare, bits per byte | weights learned | CPU-seconds |",
-        "|---|---|---|---|---|",
-    ]
+def table(case: Case, made: Mapping[str, Sequence[Made]]) -> str:
+    heads = " | ".join(f"{name}, bits per byte" for name in case.told)
+    rows = [f"| | {heads} | weights learned | CPU-seconds |", "|---|---|---|---|---|"]
     for way, runs in made.items():
-        told = [shown([rows_of[name] for rows_of, _, _ in runs]) for name in SETS]
+        told = [shown([rows_of[name] for rows_of, _, _ in runs]) for name in case.told]
         share = f"{runs[0][2]:.1%}" if runs[0][2] else ""
         rows.append(f"| {way} | {' | '.join(told)} | {share} | {np.mean([spent for _, spent, _ in runs]):.0f} |")
     return "\n".join(rows)

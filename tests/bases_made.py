@@ -24,7 +24,10 @@ from fleetmill.testing import Notes
 END = "<|endoftext|>"
 OWN_MARKS = [END, "<reserved>", "<|im_start|>"]
 MERGES = 160
-EDGES = "  12\n\n 345   678\n\n\n9  a\t\tb 1234 12 12²!\n\n.. it's IT'S  we'll x.\r\n\r\n   12 (12)  \n 7  77\n" * 40
+EDGES = (
+    "  12\n\n 345   678\n\n\n9  a\t\tb 1234 12 12²!\n\n.. it's IT'S  we'll x.\r\n\r\n   12 (12)  \n 7  77 34 4 34\n"
+    * 40
+)
 SAID = b"".join(shops(2)["shop-0.jsonl"].splitlines(keepends=True)[:200]).decode() + EDGES  # where cuts are seen
 
 

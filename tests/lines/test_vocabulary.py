@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 pytest.importorskip("torch", reason="needs the extra `train`")
 
-from bases_made import OWN_MARKS, SAID, Held, base, network, size, tokenizer
 from tokenizers import Tokenizer
 
+from bases_made import OWN_MARKS, SAID, Held, base, network, size, tokenizer
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.lines.brought import brought
 from fleetmill.lines.language.pieces import OURS
 from fleetmill.lines.splits import SPLITS
 from fleetmill.lines.vocabulary import END, MARKS, Vocabulary, read
 
-AWKWARD = "ab1 \n\r\t'sSTrevmld.,=<>é²Ⅷ☂\u2003\x1c\x85"
+AWKWARD = "ab1234 \n\r\t'sSTrevmld.,=<>é²Ⅷ☂\u2003\x1c\x85"
 TOKENIZERS = {name: tokenizer(name) for name in SPLITS}
 BASES = {name: brought(Held(base(network(size()), found))) for name, found in TOKENIZERS.items()}
 
