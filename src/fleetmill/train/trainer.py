@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fleetmill.core.errors import LineError, NotFoundError
@@ -51,6 +51,25 @@ class FolderTracker:
             shutil.rmtree(self._path, ignore_errors=True)  # what belongs to another user stays, and `gc` names it
         else:
             self._path.unlink(missing_ok=True)
+
+
+class Stored(Mapping[str, bytes]):
+    """Files that lie in `blobs`, by name."""
+
+    def __init__(self, blobs: Blobs, digests: Mapping[str, str]) -> None:
+        self._blobs, self._digests = blobs, digests
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._blobs.get(self._digests[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._digests
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._digests)
+
+    def __len__(self) -> int:
+        return len(self._digests)
 
 
 def run(
@@ -134,8 +153,8 @@ def model(ledger: Ledger, digest: str) -> ModelVersion:
 
 
 def files(ledger: Ledger, blobs: Blobs, digest: str) -> Mapping[str, bytes]:
-    """A model version's files by name."""
-    return {name: blobs.get(blob) for name, blob in model(ledger, digest).files.items()}
+    """A model version's files by name, each read when it is asked for: a training wants few of them."""
+    return Stored(blobs, model(ledger, digest).files)
 
 
 def _parent(ledger: Ledger, blobs: Blobs, line: Line, plan: Run, base: bases.Base | None) -> Mapping[str, bytes] | None:
