@@ -29,7 +29,7 @@ from fleetmill.lines.language.adapting import Adapters, Adapting, asked
 from fleetmill.lines.language.importing import chats
 from fleetmill.lines.language.net import Llama, Slowed
 from fleetmill.lines.language.sample import shops
-from fleetmill.lines.language.sizes import graph_bytes, size_of
+from fleetmill.lines.language.sizes import graph_bytes, llama_config, size_of
 from fleetmill.seams.runtime import policies
 from fleetmill.testing import Notes
 from fleetmill.testing.kit import Held as Rows
@@ -185,6 +185,10 @@ WRONG: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "other places": (
         partial(configured, rope_scaling={"rope_type": "yarn", "factor": 4.0}),
         "config.json: rope_scaling of type 'yarn': must be none or 'llama3'",
+    ),
+    "no way between": (
+        partial(configured, rope_scaling={**llama_config(size(slowed=SLOWED))["rope_scaling"], "low_freq_factor": 4.0}),
+        "config.json: low_freq_factor = 4: must be below high_freq_factor = 4",
     ),
     "no width": (partial(configured, hidden_size=...), "config.json: hidden_size = None: must be a whole number"),
     "no epsilon": (partial(configured, rms_norm_eps="x"), "config.json: rms_norm_eps = 'x': must be a number above 0"),

@@ -170,12 +170,11 @@ def _slowed(rope: Mapping[str, Any]) -> Slowed | None:
         raise InvalidInputError(
             f"config.json: rope_scaling of type {_shown(kind)}: must be none or 'llama3'. Bring another base"
         )
-    return Slowed(
-        factor=_float(rope, "factor"),
-        low=_float(rope, "low_freq_factor"),
-        high=_float(rope, "high_freq_factor"),
-        before=_number(rope, "original_max_position_embeddings"),
-    )
+    low, high = _float(rope, "low_freq_factor"), _float(rope, "high_freq_factor")
+    if low >= high:
+        raise InvalidInputError(f"config.json: low_freq_factor = {low:g}: must be below high_freq_factor = {high:g}")
+    before = _number(rope, "original_max_position_embeddings")
+    return Slowed(factor=_float(rope, "factor"), low=low, high=high, before=before)
 
 
 def _told(slowed: Slowed) -> dict[str, Any]:
