@@ -26,6 +26,7 @@ from fleetmill.lines.language import line
 from fleetmill.lines.language.conversations import Conversation, conversations
 from fleetmill.lines.language.judging import answers, told_bits
 from fleetmill.lines.language.orders import Counted
+from fleetmill.lines.language.pieces import OURS
 from fleetmill.lines.language.sums import is_right, sums, worth
 from fleetmill.receive.imports import open_files
 from fleetmill.seams.runtime import policies
@@ -92,12 +93,13 @@ def known(said: Sequence[Conversation]) -> list[tuple[str, str]]:
 
 def judged(policy: Policy, held: dict[str, list[list[Conversation]]], seen: set[str]) -> dict[str, Rows]:
     found: dict[str, Rows] = {
-        f"bits_{name}": [told_bits(policy, said, most=10**6) for said in sessions] for name, sessions in held.items()
+        f"bits_{name}": [told_bits(policy, said, OURS, most=10**6) for said in sessions]
+        for name, sessions in held.items()
     }
     right, unseen = [], []
     for said in held["gsm8k"]:
         asked = list(dict.fromkeys(e for e, _ in known(said)))
-        hits = [is_right(text, worth(e)) for e, text in zip(asked, answers(policy, asked)[0], strict=True)]
+        hits = [is_right(text, worth(e)) for e, text in zip(asked, answers(policy, asked, OURS)[0], strict=True)]
         right.append((float(sum(hits)), float(len(hits))))
         new = [hit for e, hit in zip(asked, hits, strict=True) if e not in seen]
         unseen.append((float(sum(new)), float(len(new))))
@@ -108,10 +110,10 @@ def counting(train: Sequence[Episode], held: dict[str, list[list[Conversation]]]
     whole = [c for e in train for c in of(e)]
     text = np.frombuffer("\n".join(turn.text for c in whole for turn in c).encode(), np.uint8)
     for order in orders:
-        policy = Counted(text, [], order)
+        policy = Counted(text, [], order, OURS)
         show(
             f"counting {order}",
-            [{f"bits_{n}": [told_bits(policy, said, most=10**6) for said in s] for n, s in held.items()}],
+            [{f"bits_{n}": [told_bits(policy, said, OURS, most=10**6) for said in s] for n, s in held.items()}],
         )
     learned = known(whole)
     usual = Counter(result for c in whole for turn in c for _, result in sums(turn.text)).most_common(1)[0][0]
@@ -143,12 +145,10 @@ def interval(table: Array) -> tuple[float, float]:
 def merges(said: Sequence[Conversation]) -> list[str]:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    from fleetmill.lines.language.words import MERGES, tokenizer_json
-
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer = Tokenizer.from_str(tokenizer_json().decode()).pre_tokenizer
+    made.pre_tokenizer = Tokenizer.from_str(OURS.tokenizer_json.decode()).pre_tokenizer
     letters = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=256 + len(MERGES), initial_alphabet=letters, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=256 + len(OURS.merges), initial_alphabet=letters, show_progress=False)
     made.train_from_iterator([turn.text for c in said for turn in c], trainer)
     return ["·".join(merge) for merge in json.loads(made.to_str())["model"]["merges"]]
 

@@ -30,7 +30,7 @@ from fleetmill.release import publish as release
 from fleetmill.seams.ledger import Draft
 from fleetmill.seams.processes import cpu_seconds_here
 from fleetmill.settings import CampaignSettings
-from fleetmill.train import command, trainer
+from fleetmill.train import bases, command, trainer
 
 FLEET_SEEDS = 10_000_000  # worlds that the fleet lives in: no gate and no report uses these
 EXAMINATIONS = 1_000  # numbers from here on are no turns: judgings of models that were made elsewhere
@@ -47,6 +47,7 @@ class Turn:
     candidate: ModelVersion
     verdict: Verdict
     release: Release | None
+    anew: str = ""  # says that the candidate began from another base than the champion it challenged
 
 
 def turn(home: Home, line: Line, *, progress: Progress = lambda step, of, metrics: None) -> Turn | None:
@@ -88,7 +89,8 @@ def turn(home: Home, line: Line, *, progress: Progress = lambda step, of, metric
         "release": released.counter if released else 0,
     }
     home.ledger.append([Draft(kind="turn_ended", key=f"{line.name}/{number}", record=record)])
-    return Turn(number=number, dataset=dataset, candidate=candidate, verdict=verdict, release=released)
+    said = anew(home, candidate, champion)
+    return Turn(number=number, dataset=dataset, candidate=candidate, verdict=verdict, release=released, anew=said)
 
 
 def examine(home: Home, line: Line) -> Verdict | None:
@@ -168,21 +170,38 @@ def cut(home: Home, line: Line, number: int, sessions: list[Session]) -> Dataset
 def learn(
     home: Home, line: Line, dataset: DatasetVersion, champion: ModelVersion | None, progress: Progress
 ) -> ModelVersion:
-    """Train on from the champion, or from nothing; an equal run that was done before gives back its model."""
+    """Train on from the champion, from a base or from nothing; an equal run that was done before gives its model."""
+    settings = home.settings.line(line.name)
+    base = bases.open_base(line, home.settings.home / settings.base) if settings.base else None
+    parent = _parent(home, line, champion)
+    came_from = trainer.base_of(home.ledger, parent)
+    if base is not None and base.digest != came_from:
+        parent, came_from = "", base.digest  # the first turn, or the owner brings another
     plan = Run(
         line=line.name,
         line_version=line.version,
         dataset=dataset.digest,
-        parent=_parent(home, line, champion),
+        parent=parent,
         seed=home.settings.seed,
-        settings={**(line.recipe.train if line.recipe else {}), **home.settings.line(line.name).train},
+        settings={**(line.recipe.train if line.recipe else {}), **settings.train},
         code=f"fleetmill {installed_version('fleetmill')}",
+        base=came_from,
         **command.named(line),
     )
     data = refine.open_data(home.ledger, home.blobs, dataset.digest)
     return trainer.run(
-        home.ledger, home.blobs, line, data, plan, folder=home.runs, runtime=home.runtime, progress=progress
+        home.ledger, home.blobs, line, data, plan, folder=home.runs, runtime=home.runtime, base=base, progress=progress
     )
+
+
+def anew(home: Home, candidate: ModelVersion, champion: ModelVersion | None) -> str:
+    """Says that the candidate came from another base than the champion it challenges; "": it did not."""
+    run = home.ledger.get("run", candidate.run).record
+    if champion is None or run["parent"] or "base" not in run:
+        return ""
+    before = trainer.base_of(home.ledger, champion.digest)
+    was = f"base {before[:12]}" if before else "no base"
+    return f"begun anew from base {run['base'][:12]}: the champion {champion.digest[:12]} came from {was}"
 
 
 def prove(

@@ -58,6 +58,7 @@ class LineSettings:
     first_campaign: CampaignSettings | None = None  # of turn 0, before there is a model
     hardware: tuple[str, ...] = ("cpu",)  # kinds that the line's releases are for
     train: Mapping[str, Any] = field(default_factory=dict)  # over the settings that the line's recipe trains with
+    base: str = ""  # folder of a model that the first turn begins from, seen from the home; "": from nothing
     talk: TalkSettings = field(default_factory=TalkSettings)  # with the model, on devices
     memory_mb: int = 512  # that a model may add to a device's process, signed with each release
 

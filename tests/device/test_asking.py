@@ -46,11 +46,12 @@ from simulated import KEY, Engine, answer_to, stage
 pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 
 from fleetmill.lines.language import line
-from fleetmill.lines.language.talking import talk
 
 SUMS = [("3+4", "7"), ("12-5", "7"), ("2*6", "12"), ("9/3", "3")]
 CANARY = "zebra-crossing-4711"
 LIMITS = Limits(sure=0.9, tokens=6)
+talk = line.talk
+assert talk is not None
 OPENED: list[httpx.Client] = []  # closed before the gateway is
 
 

@@ -45,7 +45,7 @@ from fleetmill.lines.language import line
 from fleetmill.lines.language.conversations import cut
 from fleetmill.lines.language.importing import chats
 from fleetmill.lines.language.sample import shops
-from fleetmill.lines.language.words import ASSISTANT, END, USER
+from fleetmill.lines.vocabulary import ASSISTANT, END, USER
 
 BUILT = Path(__file__).parents[2] / "build" / "engines" / "llama-server"
 ASKED = ("12+7=", "48/2=", "Ann has 12 apples and buys 7 more. How many apples does Ann have?", "naïve ☂?")
@@ -114,10 +114,11 @@ def greedy(folder: Path, ids: Sequence[int], most: int) -> list[int]:
     import torch
     from safetensors.torch import load
 
-    from fleetmill.lines.language.learning import SIZES
     from fleetmill.lines.language.net import Llama
+    from fleetmill.lines.language.pieces import OURS
+    from fleetmill.lines.language.sizes import named
 
-    net = Llama(SIZES["tiny"])
+    net = Llama(named("tiny", OURS.size))
     net.load_state_dict(load((folder / "weights.safetensors").read_bytes()))
     net.eval()
     found = list(ids)

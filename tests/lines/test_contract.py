@@ -275,6 +275,11 @@ BUGS = {
         replace(tiny_line, importers=importer(reads_anything)),
         ("importer bare: read: raises ValueError", "Smallest case: the file"),
     ),
+    "a base of nothing": (replace(tiny_line, adopt=lambda files: {}), "adopt: takes no file for a base"),
+    "a base that is not looked at": (
+        replace(tiny_line, adopt=lambda files: {"config.json": files.read("config.json")}),
+        "adopt: raises KeyError",
+    ),
     "an importer that cannot look": (
         replace(tiny_line, importers=importer(reads_anything, lambda files: bool(files.names()[0]))),
         ("importer bare: detects: raises IndexError", "Smallest case: no file"),

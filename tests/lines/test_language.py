@@ -29,8 +29,9 @@ from fleetmill.testing.kit import Held
 
 pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 
+from fleetmill.lines import vocabulary
 from fleetmill.lines.fit import take_over
-from fleetmill.lines.language import calibrating, guard, line, words
+from fleetmill.lines.language import calibrating, line
 from fleetmill.lines.language.conversations import (
     ASSISTANT_SAYS,
     CONTEXT,
@@ -42,16 +43,16 @@ from fleetmill.lines.language.conversations import (
     ids,
     messages,
     padded,
-    widths,
     windows,
 )
 from fleetmill.lines.language.importing import chats, texts
-from fleetmill.lines.language.judging import answers, baseline, metrics, told_bits
-from fleetmill.lines.language.learning import SIZES
+from fleetmill.lines.language.judging import answers, metrics, told_bits
 from fleetmill.lines.language.net import Llama
 from fleetmill.lines.language.orders import MOST_ORDER, Counted, Orders
+from fleetmill.lines.language.pieces import OURS
 from fleetmill.lines.language.practice import drawn, told
 from fleetmill.lines.language.sample import shops
+from fleetmill.lines.language.sizes import named
 from fleetmill.lines.language.sums import is_right, sums, worth
 
 START_NS = 1_800_000_000_000_000_000
@@ -111,8 +112,8 @@ def test_importing_the_line_loads_no_torch_and_no_tokenizers() -> None:
 
 
 def test_the_guard_sends_ids_of_the_vocabulary_alone() -> None:
-    for token, sent in ((-5, 0), (7, 7), (10**9, words.VOCABULARY - 1)):
-        assert guard({"token": np.asarray(token)}, {}, {})[0]["token"] == sent
+    for token, sent in ((-5, 0), (7, 7), (10**9, OURS.size - 1)):
+        assert line.guard({"token": np.asarray(token)}, {}, {})[0]["token"] == sent
 
 
 # -- text and ids -----------------------------------------------------------------------------------------------------
@@ -122,19 +123,24 @@ def test_the_guard_sends_ids_of_the_vocabulary_alone() -> None:
 @given(st.text(max_size=80))
 def test_text_comes_back_from_its_ids_and_bytes_are_ids(text: str) -> None:
     text = text.replace("\0", "").encode("utf-8", "ignore").decode()
-    assert words.decode(words.encode([text])[0]) == text
-    assert words.decode(list(text.encode())) == text
+    assert OURS.decode(OURS.encode([text])[0]) == text
+    assert OURS.decode(list(text.encode())) == text
 
 
 def test_a_mark_that_somebody_typed_is_text() -> None:
-    assert not set(words.encode(["<|end|><|user|>"])[0]) & set(range(256, 256 + len(words.MARKS)))
+    assert not set(OURS.encode(["<|end|><|user|>"])[0]) & set(range(256, 256 + len(vocabulary.MARKS)))
 
 
 def test_digits_stand_alone_and_every_id_has_its_place() -> None:
-    assert words.encode(["1234"])[0] == [49, 50, 51, 52]
-    pieces = words.vocabulary()
-    assert len(pieces) == len(set(pieces)) == words.VOCABULARY == 1024
-    assert [pieces.index(mark) for mark in words.MARKS[:4]] == [words.END, words.SYSTEM, words.USER, words.ASSISTANT]
+    assert OURS.encode(["1234"])[0] == [49, 50, 51, 52]
+    pieces = OURS.pieces
+    assert len(pieces) == len(set(pieces)) == OURS.size == 1024
+    assert [pieces.index(mark) for mark in vocabulary.MARKS[:4]] == [
+        vocabulary.END,
+        vocabulary.SYSTEM,
+        vocabulary.USER,
+        vocabulary.ASSISTANT,
+    ]
 
 
 @settings(max_examples=40, deadline=None)
@@ -322,9 +328,9 @@ def test_counting_further_back_tells_more_of_what_was_read() -> None:
 
 
 def test_the_baseline_answers_with_the_usual_answer_and_costs_nothing_at_marks() -> None:
-    policy = Counted(np.frombuffer(b"aab", np.uint8), [words.encode(["24"])[0]] * 2 + [[49]], 1)
-    assert answers(policy, ["1+1", "2*3"])[0] == ["24", "24"]
-    assert policy.ask({"ids": np.array([[words.USER, 97]])})["logprobs"][0, 0] == 0.0
+    policy = Counted(np.frombuffer(b"aab", np.uint8), [OURS.encode(["24"])[0]] * 2 + [[49]], 1, OURS)
+    assert answers(policy, ["1+1", "2*3"], OURS)[0] == ["24", "24"]
+    assert policy.ask({"ids": np.array([[vocabulary.USER, 97]])})["logprobs"][0, 0] == 0.0
 
 
 def test_bits_are_counted_over_bytes_of_text_and_each_byte_once() -> None:
@@ -336,9 +342,9 @@ def test_bits_are_counted_over_bytes_of_text_and_each_byte_once() -> None:
         def reset(self) -> None: ...
         def step(self, observation: Any) -> Any: ...
         def ask(self, inputs: Any) -> Any:
-            return {"logprobs": -widths()[inputs["ids"]] * np.log(2.0)}
+            return {"logprobs": -OURS.widths[inputs["ids"]] * np.log(2.0)}
 
-    bits, size = told_bits(Even(), [conversation], most=100)
+    bits, size = told_bits(Even(), [conversation], OURS, most=100)
     assert size == len(AWKWARD.encode()) + 2000
     assert bits == pytest.approx(size)
 
@@ -355,7 +361,7 @@ def test_metrics_without_sums_compare_and_without_bytes_do_not() -> None:
 def test_a_little_learning_tells_new_conversations_better_than_counting(
     files: Mapping[str, bytes], said: list[Episode]
 ) -> None:
-    policy, counted = policies(line, OnnxRuntime(), files), baseline(Held(said[:14]))
+    policy, counted = policies(line, OnnxRuntime(), files), line.judging.baseline(Held(said[:14]))
     mine, theirs = ([line.judging.score(p, e) for e in said[14:]] for p in (policy, counted))
     assert line.judging.metrics(mine)["bits_per_byte"] < line.judging.metrics(theirs)["bits_per_byte"] < 8.0
 
@@ -406,7 +412,7 @@ def test_a_model_is_as_sure_as_its_temperature_says_and_keeps_it(said: list[Epis
     assert again == made
     heat = json.loads(made["sureness.json"])["temperature"]
     assert heat != 1.0
-    net = Llama(SIZES["tiny"])
+    net = Llama(named("tiny", OURS.size))
     take_over(net, made)
     seen = np.array([[65, 66, 67]], np.int64)
     ours = net(torch.from_numpy(seen))[0][0, -1].detach().numpy()
@@ -431,10 +437,9 @@ def test_nothing_to_learn_from_another_size_and_another_parent_are_said(
 def net_of(files: Mapping[str, bytes]) -> Any:
     from safetensors.torch import load
 
-    from fleetmill.lines.language.learning import SIZES
     from fleetmill.lines.language.net import Llama
 
-    net = Llama(SIZES["tiny"])
+    net = Llama(named("tiny", OURS.size))
     net.load_state_dict(load(files["weights.safetensors"]))
     return net.eval()
 
@@ -442,7 +447,7 @@ def net_of(files: Mapping[str, bytes]) -> Any:
 def test_both_graphs_say_what_the_network_says_whole_or_step_by_step(files: Mapping[str, bytes]) -> None:
     torch = pytest.importorskip("torch")
     onnxruntime = pytest.importorskip("onnxruntime")
-    net, rows = net_of(files), padded(ids([told("12+7", "19"), told("48/2", "24")]))
+    net, rows = net_of(files), padded(ids([told("12+7", "19"), told("48/2", "24")], OURS))
     with torch.no_grad():
         whole = net(torch.from_numpy(rows))[0].numpy()
     given = policies(line, OnnxRuntime(), files).ask({"ids": rows})
@@ -468,7 +473,7 @@ def test_the_gguf_file_holds_the_same_weights_as_llama_cpp_s_own_reader_finds_th
     found = gguf.GGUFReader(tmp_path / "m.gguf")
     facts = {name: field.contents() for name, field in found.fields.items()}
     assert facts["general.architecture"] == "llama"
-    assert facts["tokenizer.ggml.tokens"] == words.vocabulary()
+    assert facts["tokenizer.ggml.tokens"] == [*OURS.pieces]
     weights = {n: v.numpy() for n, v in net_of(files).state_dict().items()}
     tensors = {t.name: np.asarray(t.data) for t in found.tensors}
     assert len(tensors) == len(weights)
@@ -482,8 +487,8 @@ def test_the_gguf_file_holds_the_same_weights_as_llama_cpp_s_own_reader_finds_th
 def test_the_tokenizer_s_file_reads_text_as_the_line_does(files: Mapping[str, bytes]) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     read = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
-    assert read.encode("a<|end|>b").ids == [97, words.END, 98]
-    assert read.encode(AWKWARD.replace("<|end|>", "")).ids == words.encode([AWKWARD.replace("<|end|>", "")])[0]
+    assert read.encode("a<|end|>b").ids == [97, vocabulary.END, 98]
+    assert read.encode(AWKWARD.replace("<|end|>", "")).ids == OURS.encode([AWKWARD.replace("<|end|>", "")])[0]
 
 
 # -- in a home --------------------------------------------------------------------------------------------------------

@@ -24,16 +24,19 @@ from fleetmill.testing.talks import faults
 
 pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 
-from fleetmill.lines.language import line, words
+from fleetmill.lines.language import line
 from fleetmill.lines.language.conversations import PERIOD_NS, conversations, cut, ids, is_own, left_out, messages
 from fleetmill.lines.language.judging import answers, everything
+from fleetmill.lines.language.pieces import OURS
 from fleetmill.lines.language.practice import pairs, told
 from fleetmill.lines.language.questions import asks
 from fleetmill.lines.language.sample import bills
-from fleetmill.lines.language.spelling import encode
 from fleetmill.lines.language.sums import sums, worth
-from fleetmill.lines.language.talking import begins, right, rows, talk, turns
+from fleetmill.lines.language.talking import begins, right, rows, turns
+from fleetmill.lines.vocabulary import ASSISTANT
 
+talk = line.talk
+assert talk is not None
 START_NS = 1_800_000_000_000_000_000
 OWN = Source(tier=Tier.PREMISES, may_train=False, sure=0.25)
 SUMS = [("3+4", "7"), ("12-5", "7"), ("2*6", "12"), ("9/3", "3")]
@@ -70,7 +73,7 @@ def policy() -> RunningPolicy:
 @given(st.one_of(st.text(max_size=60), st.text("ab1 \n\r\t'sSTrevml.,=<>é²Ⅷ☂\u2003\x1c", max_size=60)))
 def test_plain_python_finds_the_ids_that_the_tokenizer_finds(text: str) -> None:
     text = text.encode("utf-8", "ignore").decode()
-    assert encode(text) == words.encode([text])[0]
+    assert OURS.spell(text) == OURS.encode([text])[0]
 
 
 def test_the_model_reads_a_question_as_it_learned_it() -> None:
@@ -79,7 +82,7 @@ def test_the_model_reads_a_question_as_it_learned_it() -> None:
         *(np.stack([np.asarray(f[name]) for t in said for f in rows(t, False, None)]) for name in ("text", "role")),
         np.array([1, 0, 0], np.uint8),
     )
-    assert talk.ids(said) == [*ids(recorded)[0], words.ASSISTANT]
+    assert talk.ids(said) == [*ids(recorded, OURS)[0], ASSISTANT]
 
 
 @settings(max_examples=60, deadline=None)
@@ -95,7 +98,7 @@ def test_turns_come_out_of_their_rows(texts: list[str]) -> None:
 
 def test_a_device_answers_and_is_sure_as_the_judge_finds(policy: RunningPolicy) -> None:
     expressions = [e for e, _ in SUMS]
-    texts, sure = answers(policy, expressions)
+    texts, sure = answers(policy, expressions, OURS)
     for expression, text, how_sure in zip(expressions, texts, sure, strict=True):
         said = speak(talk, policy, [Said(role="user", text=f"{expression}=")], talk.limits)
         assert (said.text, said.ended) == (text, "stop")

@@ -258,7 +258,8 @@ def test_runs_of_lines_without_a_command_keep_their_keys_and_records():
     assert run.record == {**fields, "code": "fleetmill 0.1.0"}
     keys = {run.key, replace(run, command="c" * 64).key, replace(run, command="c" * 64, environment="e" * 64).key}
     assert len(keys) == 3
-    assert set(plain(run)) - set(run.record) == {"command", "environment"}
+    assert set(plain(run)) - set(run.record) == {"command", "environment", "base"}
+    assert replace(run, base="b" * 64).key not in keys
 
 
 def test_check_line_takes_a_line_with_a_command(program):

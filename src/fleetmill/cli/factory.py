@@ -141,6 +141,8 @@ def turn(line: LineOption, home: HomeOption = None, as_json: JsonOption = False)
     if turned is None:
         typer.echo(f"nothing to turn: {waiting.sentence()}")
         return
+    if turned.anew:
+        typer.echo(turned.anew)
     _tell(f"turn {turned.number}, model {turned.candidate.digest[:12]}", turned.verdict)
     if turned.release:
         typer.echo(f"release {turned.release.counter} is signed and published")

@@ -212,6 +212,8 @@ def _print_why(found: Why) -> None:
         if t.command:
             named = t.environment or "nobody named it"
             typer.echo(f"training {t.model[:12]}: by a command, words {t.command[:12]}, environment {named}")
+        if t.base:
+            typer.echo(f"training {t.model[:12]}: from base {t.base[:12]}, {t.trained:.2%} of as many weights learned")
     for verdict in standing.verdicts:
         typer.echo(f"verdict of turn {verdict.turn}: {verdict.decision} (fact {verdict.fact})")
         for reason in (*verdict.reasons, *((verdict.decided,) if verdict.decided else ())):

@@ -1,4 +1,4 @@
-"""Lines: which are installed, and a new one from a recording, a table or another line."""
+"""Lines: which are installed, and a new one from a recording, a table, another line or a base."""
 
 from __future__ import annotations
 
@@ -52,6 +52,9 @@ def line_new(
     from_recording: Annotated[Path | None, typer.Option("--from-recording", help="Its channels, from MCAP.")] = None,
     from_csv: Annotated[Path | None, typer.Option("--from-csv", help="Its columns, from a CSV file.")] = None,
     from_line: Annotated[str | None, typer.Option("--from", help="Its features, from an installed line.")] = None,
+    from_base: Annotated[
+        Path | None, typer.Option("--from-base", help="The vocabulary of a language model, from its folder.")
+    ] = None,
     observe: Annotated[list[str] | None, typer.Option(help="Column that is observed; may be repeated.")] = None,
     act: Annotated[list[str] | None, typer.Option(help="Column that the model acts; may be repeated.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Column that the model predicts; may be repeated.")] = None,
@@ -60,17 +63,25 @@ def line_new(
     as_json: JsonOption = False,
 ) -> None:
     """Write a small package that is a line: entry point, one file, a test, the next commands."""
+    from fleetmill.core.errors import InvalidInputError
+    from fleetmill.scaffold import based, texts
     from fleetmill.scaffold.chosen import choose
     from fleetmill.scaffold.write import checked_new, write
 
     folder = out or Path(name)
     checked_new(name, folder)
-    source = _source(from_recording, from_csv, from_line, time)
     watched, acted, predicted = list(observe or []), list(act or []), list(label or [])
-    if sys.stdin.isatty():
-        watched = watched or _ask(source, "What is observed")
-        predicted = predicted if acted or predicted else _ask(source, "What is acted or predicted")
-    written = write(name, source, choose(source, observe=watched, act=acted, label=predicted), folder)
+    if from_base is not None:
+        if from_recording or from_csv or from_line or time or watched or acted or predicted:
+            raise InvalidInputError("--from-base: what such a line observes and says is known. Give it alone")
+        written = write(name, based.files(name, from_base), folder)
+    else:
+        source = _source(from_recording, from_csv, from_line, time)
+        if sys.stdin.isatty():
+            watched = watched or _ask(source, "What is observed")
+            predicted = predicted if acted or predicted else _ask(source, "What is acted or predicted")
+        chosen = choose(source, observe=watched, act=acted, label=predicted)
+        written = write(name, texts.files(name, source, chosen), folder)
     if as_json:
         typer.echo(json.dumps({"name": name, "files": [str(path) for path in written]}))
         return
@@ -88,7 +99,9 @@ def _source(recording: Path | None, table: Path | None, line: str | None, time: 
 
     given = [option for option in (recording, table, line) if option is not None]
     if len(given) != 1:
-        raise InvalidInputError("give one of --from-recording FILE.mcap, --from-csv FILE and --from LINE")
+        raise InvalidInputError(
+            "give one of --from-recording FILE.mcap, --from-csv FILE, --from LINE and --from-base FOLDER"
+        )
     if time and table is None:
         raise InvalidInputError("--time names a column of a CSV file. Give it with --from-csv")
     if recording is not None:

@@ -333,3 +333,5 @@ class Line:
     talk: Talk | None = None  # how people speak with the model, on a device too
     # why `cut` leaves out what it leaves out: [start, end) in ns and a word for the books; elsewhere ``not_cut``
     left_out: Callable[[Stretch], Iterator[tuple[int, int, str]]] = lambda stretch: iter(())
+    # a model that the owner brings, as the files of a parent that `train` goes on from; None: the line takes none
+    adopt: Callable[[Files], Mapping[str, bytes]] | None = None

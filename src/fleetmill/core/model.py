@@ -9,6 +9,7 @@ from typing import Any
 from fleetmill.core.canonical import digest
 from fleetmill.core.plain import plain
 
+BASE_FILE = "base.json"  # of a model that came from a base: that one's digest
 Value = Any  # float, int, str or bool: a setting
 
 
@@ -25,6 +26,7 @@ class Run:
     code: str  # revision of the code
     command: str = ""  # digest of a training command's words; "": the line trains in a function
     environment: str = ""  # digest of the image or environment that the command runs in; "": nobody named it
+    base: str = ""  # digest of the model that the owner brought and that all of this began from; "": there is none
 
     @property
     def key(self) -> str:
@@ -33,8 +35,8 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """As the ledger holds it: without a command's fields where there is none, as before there were commands."""
-        return {k: v for k, v in plain(self).items() if v or k not in ("command", "environment")}
+        """As the ledger holds it: without the fields of a command or a base where there is none, as before them."""
+        return {k: v for k, v in plain(self).items() if v or k not in ("command", "environment", "base")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,6 +50,8 @@ class Training:
     fact: int
     command: str = ""  # digest of a training command's words; "": the line trained in a function
     environment: str = ""  # of the image or environment that the command ran in, as its owner named it
+    base: str = ""  # digest of the model that the owner brought and that all of this began from
+    trained: float = 1.0  # how many weights were learned for each that the model has
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,6 +174,8 @@ class Backward:
             fact=(run or made).seq,
             command=record.get("command", ""),
             environment=record.get("environment", ""),
+            base=record.get("base", ""),
+            trained=float(made.record["metrics"].get("trained.share", 1.0)),
         )
 
     def _labels(self, learned: list[str], judged: list[str]) -> tuple[LabelsUsed, ...]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from fleetmill import lines
 from fleetmill.core.errors import ConflictError, InvalidInputError, UnavailableError
-from fleetmill.scaffold import texts
-from fleetmill.scaffold.chosen import Chosen
-from fleetmill.scaffold.found import Source
 from fleetmill.seams.files import write_whole
 
 
@@ -30,8 +28,8 @@ def checked_new(name: str, folder: Path) -> str:
     return name
 
 
-def write(name: str, source: Source, chosen: Chosen, folder: Path) -> list[Path]:
-    """Write the package of the line `name`; the files.
+def write(name: str, texts: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write the package of the line `name`, its `texts` by file; the files.
 
     Raises:
         InvalidInputError, ConflictError: as `checked_new`.
@@ -39,11 +37,12 @@ def write(name: str, source: Source, chosen: Chosen, folder: Path) -> list[Path]
     """
     checked_new(name, folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for file in texts:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnavailableError(f"{folder}: {error.strerror}. Give another folder with --out") from error
     written = []
-    for file, text in texts.files(name, source, chosen).items():
+    for file, text in texts.items():
         write_whole(folder / file, text.encode())
         written.append(folder / file)
     return written

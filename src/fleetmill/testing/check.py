@@ -20,7 +20,7 @@ import numpy as np
 
 from fleetmill.core import trigger, wire
 from fleetmill.core.drive import Moment, drive
-from fleetmill.core.errors import EngineMissingError, InvalidInputError, LineError
+from fleetmill.core.errors import EngineMissingError, IntegrityError, InvalidInputError, LineError
 from fleetmill.core.ids import checked_name
 from fleetmill.core.line import Array, Episode, Frame, Line, Message, Policy, Stretch, TrainCommand, TrainJob
 from fleetmill.engines.runtime_onnx import OnnxRuntime
@@ -38,6 +38,11 @@ _START_NS = 1_767_225_600_000_000_000
 _STEPS = 40  # instants that are lived per session
 _LITTLE: Mapping[str, Any] = {"steps": 3}
 _NONE: Mapping[str, Any] = {"steps": 0}
+_NO_BASES: tuple[tuple[tuple[str, bytes], ...], ...] = (
+    (),
+    (("config.json", b"{"), ("tokenizer.json", b"{}")),
+    (("config.json", b"[]"), ("tokenizer.json", b"[]"), ("model.safetensors", b"\0" * 16)),
+)
 Breaches = Iterator[str]
 
 
@@ -260,6 +265,19 @@ def _guards(c: _Context) -> Breaches:
     yield from c.probes.guards(c.line)
 
 
+def _adopts(c: _Context) -> Breaches:
+    from fleetmill.testing.foreign import Garbage
+
+    for held in _NO_BASES if c.line.adopt else ():
+        files = Garbage(held=held)
+        try:
+            with member("adopt", may=(InvalidInputError, IntegrityError)):
+                c.line.adopt(files)  # type: ignore[misc]
+        except (InvalidInputError, IntegrityError):
+            continue
+        yield f"adopt: takes {files} for a base; refuse it with InvalidInputError"
+
+
 def _takes(c: _Context) -> Breaches:
     yield from c.probes.importers(c.line, c.foreign)
 
@@ -335,5 +353,5 @@ def _any(frame: Frame) -> Array:
 
 _PARTS: tuple[Callable[[_Context], Breaches], ...] = (
     _names, _world, _recorded, _cut, _cuts_any, _guards, _trains, _trains_any, _scores, _scores_any,
-    _talks, _takes,
+    _talks, _takes, _adopts,
 )  # fmt: skip

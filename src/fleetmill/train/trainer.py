@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fleetmill.core.errors import LineError, NotFoundError
@@ -15,7 +15,7 @@ from fleetmill.seams.blobs import Blobs
 from fleetmill.seams.files import write_whole
 from fleetmill.seams.ledger import Draft, Ledger
 from fleetmill.seams.runtime import Runtime, policies
-from fleetmill.train import command
+from fleetmill.train import bases, command
 
 Progress = Callable[[int, int, Metrics], None]
 _STEP = struct.Struct("<q")
@@ -53,6 +53,25 @@ class FolderTracker:
             self._path.unlink(missing_ok=True)
 
 
+class Stored(Mapping[str, bytes]):
+    """Files that lie in `blobs`, by name."""
+
+    def __init__(self, blobs: Blobs, digests: Mapping[str, str]) -> None:
+        self._blobs, self._digests = blobs, digests
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._blobs.get(self._digests[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._digests
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._digests)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+
 def run(
     ledger: Ledger,
     blobs: Blobs,
@@ -62,14 +81,16 @@ def run(
     *,
     folder: Path,
     runtime: Runtime | None = None,
+    base: bases.Base | None = None,
     progress: Progress = lambda step, of, metrics: None,
 ) -> ModelVersion:
     """The model version that `plan` makes of `data`; a run that was finished before is given back.
 
-    `runtime`: tries what a training command made before it is entered.
+    `runtime`: tries what a training command made before it is entered. `base`: what it begins from without a parent.
 
     Raises:
         LineError: the line gives no ``model.onnx``.
+        InvalidInputError: the line does not take the base.
         EngineError: the line's training command failed.
         IntegrityError, InvalidInputError: what the command made is no model, or has other ports than the line's.
     """
@@ -80,7 +101,7 @@ def run(
     tracker = FolderTracker(folder / plan.key, progress)
     job = TrainJob(
         data=data,
-        parent=files(ledger, blobs, plan.parent) if plan.parent else None,
+        parent=_parent(ledger, blobs, line, plan, base),
         seed=plan.seed,
         settings=plan.settings,
     )
@@ -116,6 +137,12 @@ def fit(
     return made
 
 
+def base_of(ledger: Ledger, digest: str) -> str:
+    """Digest of the base that a model came from; "": from none, or the model is none of ours."""
+    run = model(ledger, digest).run if digest else ""
+    return str(ledger.get("run", run).record.get("base", "")) if run else ""
+
+
 def model(ledger: Ledger, digest: str) -> ModelVersion:
     """A model version.
 
@@ -126,8 +153,14 @@ def model(ledger: Ledger, digest: str) -> ModelVersion:
 
 
 def files(ledger: Ledger, blobs: Blobs, digest: str) -> Mapping[str, bytes]:
-    """A model version's files by name."""
-    return {name: blobs.get(blob) for name, blob in model(ledger, digest).files.items()}
+    """A model version's files by name, each read when it is asked for: a training wants few of them."""
+    return Stored(blobs, model(ledger, digest).files)
+
+
+def _parent(ledger: Ledger, blobs: Blobs, line: Line, plan: Run, base: bases.Base | None) -> Mapping[str, bytes] | None:
+    if plan.parent:
+        return files(ledger, blobs, plan.parent)
+    return bases.parent(line, base) if base else None
 
 
 def _new_model(ledger: Ledger, version: ModelVersion) -> list[Draft]:

@@ -8,6 +8,8 @@ same weights lie beside ``model.onnx`` as files of ONNX Runtime GenAI and llama.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from fleetmill.core.line import (
     Check,
     Episode,
     Feature,
+    Files,
     Frame,
     Judging,
     Line,
@@ -31,25 +34,29 @@ from fleetmill.core.line import (
 from fleetmill.lines.language.conversations import PERIOD_NS, PIECE, PLAIN, cut, left_out
 from fleetmill.lines.language.importing import chats, texts
 from fleetmill.lines.language.judging import baseline, metrics, score
+from fleetmill.lines.language.pieces import OURS
 from fleetmill.lines.language.questions import asks
 from fleetmill.lines.language.sample import bills
 from fleetmill.lines.language.talking import talk
-from fleetmill.lines.language.words import VOCABULARY
-
-_SPEC = ModelSpec(
-    inputs=(Port(name="ids", dtype="int64", shape=(-1,), feature="text"),),
-    outputs=(
-        Port(name="logits", dtype="float32", shape=(VOCABULARY,)),
-        Port(name="token", dtype="int64", shape=(), feature="token"),
-        Port(name="logprobs", dtype="float32", shape=(-1,)),
-    ),
-    rate_hz=1e9 / PERIOD_NS,
-    latency_ns=100_000_000,
-    tolerance=1e-3,  # of a logarithm
-)
+from fleetmill.lines.vocabulary import Vocabulary
 
 
-def train(job: TrainJob, tracker: Tracker) -> Mapping[str, bytes]:
+def model(words: Vocabulary) -> ModelSpec:
+    """The ports of a model of these words."""
+    return ModelSpec(
+        inputs=(Port(name="ids", dtype="int64", shape=(-1,), feature="text"),),
+        outputs=(
+            Port(name="logits", dtype="float32", shape=(words.size,)),
+            Port(name="token", dtype="int64", shape=(), feature="token"),
+            Port(name="logprobs", dtype="float32", shape=(-1,)),
+        ),
+        rate_hz=1e9 / PERIOD_NS,
+        latency_ns=100_000_000,
+        tolerance=1e-3,  # of a logarithm
+    )
+
+
+def train(job: TrainJob, tracker: Tracker, *, words: Vocabulary) -> Mapping[str, bytes]:
     """The model's files; see `learning.train`.
 
     Raises:
@@ -59,12 +66,25 @@ def train(job: TrainJob, tracker: Tracker) -> Mapping[str, bytes]:
         from fleetmill.lines.language.learning import train as learn
     except ModuleNotFoundError as error:
         raise EngineMissingError(str(error.name), extra="train") from error
-    return learn(job, tracker, _SPEC)
+    return learn(job, tracker, model(words), words)
 
 
-def guard(action: Frame, observation: Frame, memory: Memory) -> tuple[Frame, Memory]:  # noqa: ARG001
+def adopt(files: Files, *, words: Vocabulary) -> Mapping[str, bytes]:
+    """A base's files as a parent's; see `bases.adopt`.
+
+    Raises:
+        EngineMissingError: PyTorch or safetensors is not installed.
+    """
+    try:
+        from fleetmill.lines.language.bases import adopt as take
+    except ModuleNotFoundError as error:
+        raise EngineMissingError(str(error.name), extra="train") from error
+    return take(files, words)
+
+
+def guard(action: Frame, observation: Frame, memory: Memory, *, words: Vocabulary) -> tuple[Frame, Memory]:  # noqa: ARG001
     """An id of the vocabulary."""
-    return {"token": np.clip(np.asarray(action["token"], np.int64), 0, VOCABULARY - 1)}, memory
+    return {"token": np.clip(np.asarray(action["token"], np.int64), 0, words.size - 1)}, memory
 
 
 def _is_plain(episode: Episode) -> bool:
@@ -96,34 +116,48 @@ _people = Asking(
     },
 )
 
-line = Line(
-    name="language",
-    features=(
-        _feature("text", "observation", (PIECE,)),  # a piece of a turn in UTF-8, filled up with noughts
-        _feature("role", "observation"),  # who says it: 0 nobody, 1 the system, 2 a user, 3 the assistant
-        _feature("first", "observation"),  # 1 where a conversation begins
-        _feature("token", "action", dtype="int64"),  # what the model would read next
-        _feature("model.token", "extra", dtype="int64"),
-        _feature("tier", "extra"),  # who answered: 0 the device, 1 own servers, 2 an attested partner, 3 a partner
-        _feature("may_train", "extra"),  # 1 where a partner's terms let us learn from its answer
-        _feature("sure", "extra", dtype="float32"),  # how likely the device's own model found its own answer
-    ),
-    model=_SPEC,
-    cut=cut,
-    left_out=left_out,
-    talk=talk,
-    version=2,
-    train=train,
-    judging=Judging(score=score, metrics=metrics, baseline=baseline),
+
+_beats_counting = Check(metric="bits_per_byte", better="lower", against="baseline", limit=1.0)
+_is_not_worse = Check(metric="bits_per_byte", better="lower", against="champion", limit=1.02, first=False)
+
+
+def made(name: str, words: Vocabulary) -> Line:
+    """A line whose models read and write these words. Sums are scored, and no check asks for them."""
+    return Line(
+        name=name,
+        features=(
+            _feature("text", "observation", (PIECE,)),  # a piece of a turn in UTF-8, filled up with noughts
+            _feature("role", "observation"),  # who says it: 0 nobody, 1 the system, 2 a user, 3 the assistant
+            _feature("first", "observation"),  # 1 where a conversation begins
+            _feature("token", "action", dtype="int64"),  # what the model would read next
+            _feature("model.token", "extra", dtype="int64"),
+            _feature("tier", "extra"),  # who answered: 0 the device, 1 own servers, 2 an attested partner, 3 a partner
+            _feature("may_train", "extra"),  # 1 where a partner's terms let us learn from its answer
+            _feature("sure", "extra", dtype="float32"),  # how likely the device's own model found its own answer
+        ),
+        model=model(words),
+        cut=cut,
+        left_out=left_out,
+        talk=talk(words),
+        version=2,
+        train=partial(train, words=words),
+        adopt=partial(adopt, words=words),
+        judging=Judging(score=partial(score, words=words), metrics=metrics, baseline=partial(baseline, words=words)),
+        checks=(_beats_counting, _is_not_worse),
+        guard=partial(guard, words=words),
+        slices={"plain": _is_plain, "conversations": lambda episode: not _is_plain(episode)},
+        importers=(chats, texts),
+    )
+
+
+line = replace(
+    made("language", OURS),
     checks=(
-        Check(metric="bits_per_byte", better="lower", against="baseline", limit=1.0),
+        _beats_counting,
         Check(metric="sums_wrong", better="lower", against="limit", limit=0.9),
-        Check(metric="bits_per_byte", better="lower", against="champion", limit=1.02, first=False),
+        _is_not_worse,
         Check(metric="sums_wrong", better="lower", against="champion", limit=1.02, first=False),
     ),
-    guard=guard,
-    slices={"plain": _is_plain, "conversations": lambda episode: not _is_plain(episode)},
-    importers=(chats, texts),
     recipe=Recipe(
         devices=3,
         first=_first_days,

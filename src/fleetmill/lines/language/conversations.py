@@ -13,8 +13,8 @@ import numpy as np
 
 from fleetmill.core.line import Array, Episode, Message, Stretch
 from fleetmill.core.talk import Role
-from fleetmill.lines.language.words import ASSISTANT, END, PAD, SYSTEM, USER, encode, pieces
 from fleetmill.lines.ready import episode_of
+from fleetmill.lines.vocabulary import ASSISTANT, END, PAD, SYSTEM, USER, Vocabulary
 
 PIECE = 256  # bytes of a row
 CONTEXT = 256  # ids that the model looks back over while it learns and is scored
@@ -140,9 +140,9 @@ def conversations(text: Array, role: Array, first: Array) -> list[Conversation]:
     ]
 
 
-def ids(found: Sequence[Conversation]) -> list[list[int]]:
+def ids(found: Sequence[Conversation], words: Vocabulary) -> list[list[int]]:
     """Each conversation as the model reads it."""
-    texts = iter(encode([turn.text for conversation in found for turn in conversation]))
+    texts = iter(words.encode([turn.text for conversation in found for turn in conversation]))
     return [[i for turn in conversation for i in _said(turn, next(texts))] for conversation in found]
 
 
@@ -163,11 +163,6 @@ def padded(rows: Sequence[Sequence[int]]) -> Array:
     for number, row in enumerate(rows):
         table[number, : len(row)] = row
     return table
-
-
-def widths() -> Array:
-    """float64 (vocabulary,): bytes of each id; a mark has none."""
-    return np.array([len(piece) for piece in pieces()], np.float64)
 
 
 def _said(turn: Turn, text: list[int]) -> list[int]:

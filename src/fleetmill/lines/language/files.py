@@ -22,8 +22,9 @@ from fleetmill.core.line import ModelSpec
 from fleetmill.engines.export_onnx import traced
 from fleetmill.lines.language.conversations import CONTEXT
 from fleetmill.lines.language.gguf import gguf
-from fleetmill.lines.language.net import EPSILON, ROPE_BASE, Llama, Pair, Size
-from fleetmill.lines.language.words import END, PAD, TEMPLATE, tokenizer_json
+from fleetmill.lines.language.net import Llama, Pair
+from fleetmill.lines.language.sizes import genai_config, llama_config
+from fleetmill.lines.vocabulary import PAD, TEMPLATE, Vocabulary
 
 _LONG = 8  # ids of the example that a graph is traced with
 
@@ -63,17 +64,17 @@ class Going(torch.nn.Module):
         return (logits, *(tensor for pair in kept for tensor in pair))
 
 
-def made(net: Llama, spec: ModelSpec, temperature: float = 1.0) -> Mapping[str, bytes]:
+def made(net: Llama, spec: ModelSpec, words: Vocabulary, temperature: float = 1.0) -> Mapping[str, bytes]:
     """Every file but the weights themselves."""
     weights = {name: value.detach().numpy() for name, value in net.state_dict().items()}
     return {
         "model.onnx": _model(Step(net, temperature), spec),
         "genai.onnx": _genai(net),
-        "model.gguf": gguf(weights, net.size, context=CONTEXT),
-        "config.json": _json(_config(net.size)),
-        "genai_config.json": _json(_genai_config(net.size)),
-        "tokenizer.json": tokenizer_json(),
-        "tokenizer_config.json": _json(_TOKENIZER),
+        "model.gguf": gguf(weights, net.size, words, context=CONTEXT),
+        "config.json": _json(llama_config(net.size)),
+        "genai_config.json": _json(genai_config(net.size)),
+        "tokenizer.json": words.tokenizer_json,
+        "tokenizer_config.json": _json(_tokenizer_config(words)),
     }
 
 
@@ -99,72 +100,18 @@ def _genai(net: Llama) -> bytes:
     return traced(Going(net), examples, ["input_ids", *past], ["logits", *present], axes)
 
 
-def _config(size: Size) -> dict[str, Any]:
+def _tokenizer_config(words: Vocabulary) -> dict[str, Any]:
+    """A class that takes the split from `tokenizer.json`; Qwen2's has that very split itself."""
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": size.vocabulary,
-        "hidden_size": size.width,
-        "intermediate_size": size.inner,
-        "num_hidden_layers": size.layers,
-        "num_attention_heads": size.heads,
-        "num_key_value_heads": size.kv_heads,
-        "head_dim": size.head,
-        "hidden_act": "silu",
-        "max_position_embeddings": CONTEXT,
-        "rms_norm_eps": EPSILON,
-        "rope_theta": ROPE_BASE,
-        "tie_word_embeddings": True,
-        "attention_bias": False,
-        "bos_token_id": END,
-        "eos_token_id": END,
-        "torch_dtype": "float32",
+        "tokenizer_class": "Qwen2Tokenizer" if words.split.name == "qwen2" else "PreTrainedTokenizerFast",
+        "model_max_length": CONTEXT,
+        "bos_token": None,
+        "eos_token": "<|end|>",
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": TEMPLATE,
     }
-
-
-def _genai_config(size: Size) -> dict[str, Any]:
-    decoder = {
-        "session_options": {"intra_op_num_threads": 1, "provider_options": []},
-        "filename": "genai.onnx",
-        "head_size": size.head,
-        "hidden_size": size.width,
-        "num_attention_heads": size.heads,
-        "num_hidden_layers": size.layers,
-        "num_key_value_heads": size.kv_heads,
-        "inputs": {
-            "input_ids": "input_ids",
-            "past_key_names": "past_key_values.%d.key",
-            "past_value_names": "past_key_values.%d.value",
-        },
-        "outputs": {
-            "logits": "logits",
-            "present_key_names": "present.%d.key",
-            "present_value_names": "present.%d.value",
-        },
-    }
-    model = {
-        "type": "llama",
-        "bos_token_id": END,
-        "eos_token_id": END,
-        "pad_token_id": PAD,
-        "context_length": CONTEXT,
-        "vocab_size": size.vocabulary,
-        "decoder": decoder,
-    }
-    search = {"do_sample": False, "max_length": CONTEXT, "past_present_share_buffer": False, "num_beams": 1}
-    return {"model": model, "search": search}
-
-
-_TOKENIZER = {
-    "tokenizer_class": "Qwen2Tokenizer",
-    "model_max_length": CONTEXT,
-    "bos_token": None,
-    "eos_token": "<|end|>",
-    "add_bos_token": False,
-    "add_prefix_space": False,
-    "clean_up_tokenization_spaces": False,
-    "chat_template": TEMPLATE,
-}
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fleetmill.core.line import Array
-from fleetmill.lines.language.net import EPSILON, ROPE_BASE, Size
-from fleetmill.lines.language.pieces import MERGES
-from fleetmill.lines.language.words import END, MARKS, TEMPLATE, vocabulary
+from fleetmill.lines.language.net import Size, plain_speed, slowness
+from fleetmill.lines.vocabulary import END, MARKS, TEMPLATE, Vocabulary
 
 Value = int | float | bool | str | Sequence[str] | Sequence[int]
 _ALIGNMENT = 32
@@ -41,9 +40,12 @@ class Tensor:
     values: Array
 
 
-def gguf(weights: Mapping[str, Array], size: Size, *, context: int) -> bytes:
+def gguf(weights: Mapping[str, Array], size: Size, words: Vocabulary, *, context: int) -> bytes:
     """The file: `weights` by their names in safetensors, float32; `context`: how far back they were taught to look."""
-    return written(_facts(size, context), [_tensor(name, values, size) for name, values in sorted(weights.items())])
+    tensors = [_tensor(name, values, size) for name, values in sorted(weights.items())]
+    if size.slowed is not None:
+        tensors.append(Tensor(name="rope_freqs.weight", values=slowness(size.slowed, plain_speed(size)).numpy()))
+    return written({**_facts(size, context), **_words(words)}, tensors)
 
 
 def written(facts: Mapping[str, Value], tensors: Sequence[Tensor]) -> bytes:
@@ -62,6 +64,7 @@ def written(facts: Mapping[str, Value], tensors: Sequence[Tensor]) -> bytes:
 
 
 def _facts(size: Size, context: int) -> dict[str, Value]:
+    own_head = {"llama.attention.key_length": size.head, "llama.attention.value_length": size.head}
     return {
         "general.architecture": "llama",
         "general.name": "language",
@@ -72,15 +75,21 @@ def _facts(size: Size, context: int) -> dict[str, Value]:
         "llama.feed_forward_length": size.inner,
         "llama.attention.head_count": size.heads,
         "llama.attention.head_count_kv": size.kv_heads,
-        "llama.attention.layer_norm_rms_epsilon": EPSILON,
-        "llama.rope.freq_base": ROPE_BASE,
+        "llama.attention.layer_norm_rms_epsilon": size.epsilon,
+        "llama.rope.freq_base": size.rope_base,
         "llama.rope.dimension_count": size.head,
+        **(own_head if size.head_width else {}),
         "llama.vocab_size": size.vocabulary,
+    }
+
+
+def _words(words: Vocabulary) -> dict[str, Value]:
+    return {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "qwen2",
-        "tokenizer.ggml.tokens": vocabulary(),
-        "tokenizer.ggml.token_type": [_CONTROL if piece in MARKS else _NORMAL for piece in vocabulary()],
-        "tokenizer.ggml.merges": [merge.replace("·", " ") for merge in MERGES],
+        "tokenizer.ggml.pre": words.split.name,
+        "tokenizer.ggml.tokens": words.pieces,
+        "tokenizer.ggml.token_type": [_CONTROL if piece in MARKS else _NORMAL for piece in words.pieces],
+        "tokenizer.ggml.merges": [f"{a} {b}" for a, b in words.merges],
         "tokenizer.ggml.bos_token_id": END,
         "tokenizer.ggml.eos_token_id": END,
         "tokenizer.ggml.add_bos_token": False,
@@ -92,6 +101,8 @@ def _tensor(name: str, values: Array, size: Size) -> Tensor:
     parts = name.removeprefix("model.").removesuffix(".weight")
     if parts == "embed_tokens":
         return Tensor(name="token_embd.weight", values=values)
+    if parts == "lm_head":
+        return Tensor(name="output.weight", values=values)
     if parts == "norm":
         return Tensor(name="output_norm.weight", values=values)
     _, number, part = parts.split(".", 2)

@@ -13,11 +13,11 @@ from typing import Protocol
 import numpy as np
 
 from fleetmill.core.line import Array, Data, Episode, Metrics, Policy, Tally
-from fleetmill.lines.language.conversations import Conversation, conversations, ids, is_own, padded, widths, windows
+from fleetmill.lines.language.conversations import Conversation, conversations, ids, is_own, padded, windows
 from fleetmill.lines.language.orders import Counted
 from fleetmill.lines.language.practice import pairs, told
 from fleetmill.lines.language.sums import is_right, sums, worth
-from fleetmill.lines.language.words import END, PAD, decode, encode
+from fleetmill.lines.vocabulary import END, PAD, Vocabulary
 
 ORDER = 2  # bytes that the baseline looks back
 MOST_WINDOWS, MOST_SUMS, MOST_ANSWER = 12, 32, 12
@@ -25,15 +25,15 @@ _BATCH = 8
 _SUMS = ("bits", "bytes", "sums", "right")
 
 
-def score(policy: Policy, episode: Episode) -> Tally:
+def score(policy: Policy, episode: Episode, *, words: Vocabulary) -> Tally:
     """The sums of one session; each part and each sum begins anew."""
     policy.reset()
     columns = episode.columns
     said = conversations(columns["text"], columns["role"], columns["first"])
-    bits, size = told_bits(policy, said)
+    bits, size = told_bits(policy, said, words)
     known = list(dict.fromkeys(e for c in said for e, _ in [*(s for turn in c for s in sums(turn.text)), *pairs(c)]))
     known = known[:MOST_SUMS]
-    said_to = answers(policy, known)[0]
+    said_to = answers(policy, known, words)[0]
     right = [is_right(text, truth) for text, truth in zip(said_to, map(worth, known)) if truth is not None]
     values = (bits, size, float(len(known)), float(sum(right)))
     return {name: np.array(value) for name, value in zip(_SUMS, values, strict=True)}
@@ -58,12 +58,14 @@ def metrics(tallies: Sequence[Tally]) -> Metrics:
     }
 
 
-def told_bits(policy: Policy, said: Sequence[Conversation], *, most: int = MOST_WINDOWS) -> tuple[float, float]:
+def told_bits(
+    policy: Policy, said: Sequence[Conversation], words: Vocabulary, *, most: int = MOST_WINDOWS
+) -> tuple[float, float]:
     """(bits, bytes) of the first parts of some conversations."""
-    rows, width, bits, size = windows(ids(said))[:most], widths(), 0.0, 0.0
+    rows, bits, size = windows(ids(said, words))[:most], 0.0, 0.0
     for at in range(0, len(rows), _BATCH):
         table = padded(rows[at : at + _BATCH])
-        counted = width[table] * (table != PAD)
+        counted = words.widths[table] * (table != PAD)
         counted[:, 0] = 0.0
         told = np.asarray(policy.ask({"ids": table})["logprobs"], np.float64)
         bits -= float(told[counted > 0].sum() / np.log(2.0))
@@ -71,9 +73,9 @@ def told_bits(policy: Policy, said: Sequence[Conversation], *, most: int = MOST_
     return bits, size
 
 
-def answers(policy: Policy, expressions: Sequence[str]) -> tuple[list[str], Array]:
+def answers(policy: Policy, expressions: Sequence[str], words: Vocabulary) -> tuple[list[str], Array]:
     """(what is answered to each sum, likeliest id after likeliest id, and how likely (N,) the whole answer was)."""
-    rows = [row[:-1] for row in ids([told(e, "") for e in expressions])]  # up to the mark of who answers
+    rows = [row[:-1] for row in ids([told(e, "") for e in expressions], words)]  # up to the mark of who answers
     starts, sure = [len(row) for row in rows], np.ones(len(rows))
     open_rows = list(range(len(rows)))
     for _ in range(MOST_ANSWER):
@@ -85,19 +87,19 @@ def answers(policy: Policy, expressions: Sequence[str]) -> tuple[list[str], Arra
             rows[n].append(int(token))
             sure[n] *= p
         open_rows = [n for n in open_rows if rows[n][-1] not in (END, PAD)]
-    return [decode(row[start:]) for row, start in zip(rows, starts)], sure
+    return [words.decode(row[start:]) for row, start in zip(rows, starts)], sure
 
 
 def _likely(logits: Array) -> Array:
     return np.asarray(1.0 / np.exp(logits - logits.max(1, keepdims=True)).sum(1))
 
 
-def baseline(data: Data) -> Policy:
+def baseline(data: Data, *, words: Vocabulary) -> Policy:
     """What must be beaten: see `orders`."""
     said = everything(data.split("train"))
     text = "\n".join(turn.text for c in said for turn in c).encode()
     known = [result for c in said for _, result in [*(s for turn in c for s in sums(turn.text)), *pairs(c)]]
-    return Counted(np.frombuffer(text, np.uint8), encode(known), ORDER)
+    return Counted(np.frombuffer(text, np.uint8), words.encode(known), ORDER, words)
 
 
 class Episodes(Protocol):

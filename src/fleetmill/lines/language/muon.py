@@ -16,11 +16,11 @@ _STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """For a module whose parameters named ``embed`` or of one axis are AdamW's, at a share of the matrices' rate."""
+    """For a module. Tables (``embed``, ``lm_head``) and parameters of one axis are AdamW's, at a share of the rate."""
 
     def __init__(self, module: torch.nn.Module, *, rate: float, decay: float, rest: float = 0.4) -> None:
-        inside = [p for name, p in module.named_parameters() if p.ndim == 2 and "embed" not in name]
-        others = [p for name, p in module.named_parameters() if p.ndim != 2 or "embed" in name]
+        inside = [p for name, p in module.named_parameters() if p.ndim == 2 and not _is_table(name)]
+        others = [p for name, p in module.named_parameters() if p.ndim != 2 or _is_table(name)]
         groups: list[dict[str, Any]] = [{"params": inside, "share": 1.0}, {"params": others, "share": rest}]
         super().__init__(groups, {"lr": rate, "decay": decay})
 
@@ -55,6 +55,10 @@ class Muon(torch.optim.Optimizer):
         whole = (second / (1.0 - _BETAS[1] ** count)).sqrt_() + _EPSILON
         move: torch.Tensor = first / (1.0 - _BETAS[0] ** count) / whole
         return move
+
+
+def _is_table(name: str) -> bool:
+    return "embed" in name or "lm_head" in name
 
 
 def even(matrix: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,14 @@
-"""A small decoder-only language model, Llama-shaped: RMSNorm, rotary positions, grouped attention, SwiGLU. Loads torch.
+"""A decoder-only language model, Llama-shaped: RMSNorm, rotary positions, grouped attention, SwiGLU. Loads torch.
 
 Names and layout of the weights are those of Llama in safetensors, so that other programs read them as they are.
 
-Source: Touvron et al., LLaMA, 2023; Su et al., RoFormer, 2021; Ainslie et al., GQA, 2023.
+Source: Touvron et al., LLaMA, 2023; Su et al., RoFormer, 2021; Ainslie et al., GQA, 2023; Grattafiori et al., The
+Llama 3 Herd of Models, 2024 (positions slowed down).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +16,20 @@ from torch.nn import functional
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values (B, kv heads, T, head) of one layer
 
-EPSILON = 1e-5
-ROPE_BASE = 10_000.0
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slowed:
+    """How Llama 3 reads further than it first learned to: coordinates that turn slowly turn slower still."""
+
+    factor: float
+    low: float  # turns within `before` below which a coordinate is slowed by all of `factor`
+    high: float  # and above which it is not
+    before: int  # places that were looked back over at first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """How large a model is."""
+    """How large a model is, and the numbers that are in its rules."""
 
     vocabulary: int
     width: int
@@ -28,11 +37,16 @@ class Size:
     heads: int
     kv_heads: int
     inner: int  # of the feed-forward part
+    head_width: int = 0  # 0: the width, shared among the heads
+    epsilon: float = 1e-5  # of the norms
+    rope_base: float = 10_000.0
+    slowed: Slowed | None = None
+    is_tied: bool = True  # what goes in and what comes out share one table
 
     @property
     def head(self) -> int:
         """Width of a head."""
-        return self.width // self.heads
+        return self.head_width or self.width // self.heads
 
 
 class Attention(torch.nn.Module):
@@ -41,11 +55,11 @@ class Attention(torch.nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.size = size
-        shared = size.kv_heads * size.head
-        self.q_proj = torch.nn.Linear(size.width, size.width, bias=False)
+        shared, own = size.kv_heads * size.head, size.heads * size.head
+        self.q_proj = torch.nn.Linear(size.width, own, bias=False)
         self.k_proj = torch.nn.Linear(size.width, shared, bias=False)
         self.v_proj = torch.nn.Linear(size.width, shared, bias=False)
-        self.o_proj = torch.nn.Linear(size.width, size.width, bias=False)
+        self.o_proj = torch.nn.Linear(own, size.width, bias=False)
 
     def forward(self, x: torch.Tensor, turn: Pair, past: Pair | None) -> tuple[torch.Tensor, Pair]:
         """x (B, T, width), the turns of its places (cos, sin) (T, head), what is kept of before -> (B, T, width)."""
@@ -62,7 +76,7 @@ class Attention(torch.nn.Module):
         else:  # spelled out: what is exported must mean the same in every runtime
             weight = query @ keys.transpose(2, 3) / size.head**0.5 + _ahead(query.shape[2], keys.shape[2])
             seen = torch.softmax(weight, -1) @ values
-        return self.o_proj(seen.transpose(1, 2).reshape(rows, length, size.width)), (key, value)
+        return self.o_proj(seen.transpose(1, 2).reshape(rows, length, size.heads * size.head)), (key, value)
 
 
 def rotate(x: torch.Tensor, turn: Pair) -> torch.Tensor:
@@ -80,13 +94,14 @@ def _ahead(new: int, whole: int) -> torch.Tensor:
 class Norm(torch.nn.Module):
     """Scaled to a mean square of one, then by what was learned."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(width))
+        self.epsilon = size.epsilon
+        self.weight = torch.nn.Parameter(torch.ones(size.width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., width) -> the same."""
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON) * self.weight
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon) * self.weight
 
 
 class Inner(torch.nn.Module):
@@ -111,8 +126,8 @@ class Layer(torch.nn.Module):
         super().__init__()
         self.self_attn = Attention(size)
         self.mlp = Inner(size)
-        self.input_layernorm = Norm(size.width)
-        self.post_attention_layernorm = Norm(size.width)
+        self.input_layernorm = Norm(size)
+        self.post_attention_layernorm = Norm(size)
 
     def forward(self, x: torch.Tensor, turn: Pair, past: Pair | None) -> tuple[torch.Tensor, Pair]:
         """See `Attention`."""
@@ -121,23 +136,32 @@ class Layer(torch.nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x)), kept
 
 
+class Table(torch.nn.Embedding):
+    """A row for each id: what goes in; and, where it is asked, how well each fits what comes out."""
+
+    def told(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., width) -> logits (..., vocabulary)."""
+        return functional.linear(x, self.weight)
+
+
 class Body(torch.nn.Module):
     """Everything but the last step."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.embed_tokens = torch.nn.Embedding(size.vocabulary, size.width)
+        self.embed_tokens = Table(size.vocabulary, size.width)
         self.layers = torch.nn.ModuleList(Layer(size) for _ in range(size.layers))
-        self.norm = Norm(size.width)
+        self.norm = Norm(size)
 
 
 class Llama(torch.nn.Module):
-    """ids int64 (B, T) -> logits (B, T, vocabulary); what goes in and what comes out share one table."""
+    """ids int64 (B, T) -> logits (B, T, vocabulary)."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.size = size
         self.model = Body(size)
+        self.lm_head = None if size.is_tied else Table(size.vocabulary, size.width)
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
                 small = (2 * size.layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
@@ -151,12 +175,27 @@ class Llama(torch.nn.Module):
         for number, layer in enumerate(self.model.layers):
             x, pair = layer(x, turn, None if past is None else past[number])
             kept.append(pair)
-        return functional.linear(self.model.norm(x), self.model.embed_tokens.weight), kept
+        table = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return table.told(self.model.norm(x)), kept
 
 
 def _turn(before: int, new: int, size: Size) -> Pair:
     """cos and sin (new, head) of the places from `before` on."""
-    speed = ROPE_BASE ** (-torch.arange(0, size.head, 2, dtype=torch.float32) / size.head)
+    speed = plain_speed(size)
+    if size.slowed is not None:
+        speed = speed / slowness(size.slowed, speed)
     angle = torch.arange(before, before + new, dtype=torch.float32)[:, None] * speed
     whole = torch.cat([angle, angle], -1)
     return whole.cos(), whole.sin()
+
+
+def plain_speed(size: Size) -> torch.Tensor:
+    """(head / 2,): radians by which each pair of coordinates turns from one place to the next."""
+    return size.rope_base ** (-torch.arange(0, size.head, 2, dtype=torch.float32) / size.head)
+
+
+def slowness(slowed: Slowed, speed: torch.Tensor) -> torch.Tensor:
+    """By what each speed (radians a place) is divided."""
+    turns = slowed.before * speed / (2 * math.pi)
+    share = ((turns - slowed.low) / (slowed.high - slowed.low)).clamp(0.0, 1.0)
+    return 1.0 / ((1.0 - share) / slowed.factor + share)

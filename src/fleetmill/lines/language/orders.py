@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fleetmill.core.line import Array, Frame
-from fleetmill.lines.language.words import ASSISTANT, END, PAD, VOCABULARY, pieces
+from fleetmill.lines.vocabulary import ASSISTANT, END, PAD, Vocabulary
 
 MOST_ORDER = 6  # of which a number of 8 bytes still holds the codes
 
@@ -41,8 +41,8 @@ class Orders:
 class Counted:
     """`Orders` and the most frequent answer behind the ports of the model; implements `core.line.Policy`."""
 
-    def __init__(self, text: Array, answers: Sequence[Sequence[int]], order: int) -> None:
-        self._orders = Orders(text, order)
+    def __init__(self, text: Array, answers: Sequence[Sequence[int]], order: int, words: Vocabulary) -> None:
+        self._orders, self._words = Orders(text, order), words
         usual = Counter(tuple(a) for a in answers).most_common(1)
         self._answer = [*(usual[0][0] if usual else ()), END]
 
@@ -57,7 +57,7 @@ class Counted:
         """The ports of the model for int64 (B, T)."""
         rows = np.asarray(inputs["ids"], np.int64)
         token = np.array([self._next(row) for row in rows], np.int64)
-        logits = np.zeros((len(rows), VOCABULARY), np.float32)
+        logits = np.zeros((len(rows), self._words.size), np.float32)
         logits[np.arange(len(rows)), token] = 1.0
         return {"logits": logits, "token": token, "logprobs": np.stack([self._told(row) for row in rows])}
 
@@ -67,7 +67,7 @@ class Counted:
         return self._answer[min(said, len(self._answer) - 1)]
 
     def _told(self, row: Array) -> Array:
-        parts = [np.frombuffer(pieces()[i], np.uint8) for i in row]
+        parts = [np.frombuffer(self._words.bytes_of[i], np.uint8) for i in row]
         logs = self._orders.logs(np.concatenate(parts))
         edges = np.cumsum([0, *map(len, parts)])
         sums = np.concatenate([[0.0], np.cumsum(logs)])

@@ -4,6 +4,11 @@ Learned once by `bench/language.py merges` from text-tinyshakespeare and text-gs
 a camera's size is: a model of other merges is of another line.
 """
 
+from __future__ import annotations
+
+from fleetmill.lines.splits import SPLITS
+from fleetmill.lines.vocabulary import Vocabulary
+
 _TEXT = r"""
 Ġ·t h·e Ġ·a i·n Ġ·s Ġt·he r·e Ġ·o Ġ·m e·s Ġ·h e·r Ġ·w Ġ·b Ġ·c Ġ·f n·d Ġ·p o·u i·s Ġo·f Ġt·o a·n <·< >·> Ġ·d a·r a·t
 l·l #·# .·Ċ o·r Ġ·= o·n e·n Ġt·h a·s a·l Ġ·$ e·d i·t Ġ·n o·w in·g Ġ·<< Ġ·l Ġa·nd Ġ·he Ġ·in c·h Ġ·g Ġ·e a·y e·t Ġ·is
@@ -43,4 +48,5 @@ or·s Ġp·en B·ut re·nt Ġw·al Ġin·c ct·ion Ġ·What Ġg·ets Ġl·ast Ġ
 Ġat·e Ġa·ge Ġf·ather Ġc·ome o·g Ġs·m I·US c·ent an·n AR·D Ġs·on Ġo·wn Ġsl·ices i·x Ġmu·lt Ġp·izz Ġsu·b Ġhe·re Ġ·.
 Ġa·way Ġc·ur d·s Ġc·ars b·in Ġtri·p '·t
 """
-MERGES = tuple(_TEXT.split())  # each two pieces with a dot between them
+_MERGES = tuple((a, b) for a, _, b in (merge.partition("·") for merge in _TEXT.split()))
+OURS = Vocabulary(merges=_MERGES, split=SPLITS["qwen2"])

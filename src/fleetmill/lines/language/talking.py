@@ -7,6 +7,7 @@ device's own model was beside them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -19,16 +20,15 @@ from fleetmill.lines.language.conversations import (
     conversations,
     rows_of,
 )
-from fleetmill.lines.language.spelling import encode
 from fleetmill.lines.language.sums import is_right, worth
-from fleetmill.lines.language.words import ASSISTANT, END, PAD, decode
+from fleetmill.lines.vocabulary import ASSISTANT, END, PAD, Vocabulary
 
 _TOKENS = 64  # of an answer
 
 
-def ids(said: Sequence[Said]) -> list[int]:
+def ids(said: Sequence[Said], *, words: Vocabulary) -> list[int]:
     """A conversation as the model reads it, up to the mark of who answers."""
-    found = [i for turn in said for i in (MARK_OF[ROLES[turn.role]], *encode(turn.text), END)]
+    found = [i for turn in said for i in (MARK_OF[ROLES[turn.role]], *words.spell(turn.text), END)]
     return [*found, ASSISTANT]
 
 
@@ -70,14 +70,16 @@ def right(question: str, answer: str) -> bool | None:
     return None if truth is None else is_right(answer, truth)
 
 
-talk = Talk(
-    ids=ids,
-    text=lambda said: decode(list(said)),
-    ends=(END, PAD),
-    context=CONTEXT,
-    rows=rows,
-    turns=turns,
-    begins=begins,
-    right=right,
-    limits=Limits(sure=0.9, tokens=_TOKENS),
-)
+def talk(words: Vocabulary) -> Talk:
+    """How a model of these words is spoken with."""
+    return Talk(
+        ids=partial(ids, words=words),
+        text=words.decode,
+        ends=(END, PAD),
+        context=CONTEXT,
+        rows=rows,
+        turns=turns,
+        begins=begins,
+        right=right,
+        limits=Limits(sure=0.9, tokens=_TOKENS),
+    )
