@@ -109,9 +109,8 @@ def genai(folder: Path) -> Genai:
     return Genai(folder)
 
 
-def greedy(folder: Path, ids: Sequence[int], most: int) -> list[int]:
-    """What PyTorch says, likeliest id after likeliest id."""
-    import torch
+def torch_net(folder: Path) -> Any:
+    """The same model in PyTorch."""
     from safetensors.torch import load
 
     from fleetmill.lines.language.net import Llama
@@ -120,8 +119,14 @@ def greedy(folder: Path, ids: Sequence[int], most: int) -> list[int]:
 
     net = Llama(named("tiny", OURS.size))
     net.load_state_dict(load((folder / "weights.safetensors").read_bytes()))
-    net.eval()
-    found = list(ids)
+    return net.eval()
+
+
+def greedy(folder: Path, ids: Sequence[int], most: int) -> list[int]:
+    """What PyTorch says, likeliest id after likeliest id."""
+    import torch
+
+    net, found = torch_net(folder), list(ids)
     with torch.no_grad():
         while len(found) < len(ids) + most and found[-1] != END:
             found.append(int(net(torch.tensor([found]))[0][0, -1].argmax()))
@@ -556,19 +561,14 @@ def test_a_client_s_tools_reach_a_real_engine_and_its_calls_come_back(tmp_path: 
 
 def test_a_client_s_embeddings_are_pytorch_s(folder: Path, genai: Genai, tmp_path: Path) -> None:
     import torch
-    from safetensors.torch import load
-
-    from fleetmill.lines.language.learning import SIZES
-    from fleetmill.lines.language.net import Llama
 
     openai = pytest.importorskip("openai")
-    net = Llama(SIZES["tiny"])
-    net.load_state_dict(load((folder / "weights.safetensors").read_bytes()))
+    net = torch_net(folder)
     heard: list[torch.Tensor] = []
     net.model.norm.register_forward_hook(lambda module, given, out: heard.append(out))
     with torch.no_grad():
         for text in ASKED:
-            net.eval()(torch.tensor([genai.ids_of(text)]))
+            net(torch.tensor([genai.ids_of(text)]))
     mean = torch.stack([h[0].mean(0) for h in heard])
     wanted = (mean / mean.norm(dim=1, keepdim=True)).numpy()
 
