@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from fleetmill.seams import processes
@@ -334,6 +335,7 @@ def main() -> None:
     parser.add_argument("--routers", type=Path, help="environment with vllm-router, sglang-router, starlette, httpx")
     parser.add_argument("--litellm", type=Path, help="environment with litellm[proxy]")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="numbers; the tables go to stderr")
     parser.add_argument("--ours", type=int)
     parser.add_argument("--floor", type=int)
     parser.add_argument("--backend", type=int)
@@ -357,8 +359,11 @@ def main() -> None:
                 if wait_for(at, child):
                     up[what] = (child, at)
                 else:
-                    print(f"{what}: did not come up, left out")
-            measure(up, asked.rounds)
+                    print(f"{what}: did not come up, left out", file=sys.stderr)
+            with redirect_stdout(sys.stderr if asked.json else sys.stdout):
+                told = measure(up, asked.rounds)
+            if asked.json:
+                print(json.dumps(told))
         finally:
             for child in children:
                 for pid in processes.family(child.pid):  # the parent first, or it starts another child
@@ -368,7 +373,9 @@ def main() -> None:
                         continue
 
 
-def measure(up: dict[str, tuple[subprocess.Popen, int]], rounds: int) -> None:
+def measure(up: dict[str, tuple[subprocess.Popen, int]], rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """CPU per request of each gateway in each case, as a table and as numbers."""
+    told: dict[str, dict[str, dict[str, float]]] = {}
     for case, (number, at_once, chunks, size) in CASES.items():
         spent: dict[str, list[float]] = {name: [] for name in up}
         for _ in range(rounds):
@@ -385,6 +392,9 @@ def measure(up: dict[str, tuple[subprocess.Popen, int]], rounds: int) -> None:
                 f"| {name} | {statistics.median(found):.1f} [{min(found):.1f}, {max(found):.1f}] "
                 f"| {statistics.median(ratios):.2f} |"
             )
+            ratio = {"to_nginx": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+            told.setdefault(case, {})[name] = {"microseconds": statistics.median(found), **ratio}
+    return told
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ PROOFS: Mapping[str, Callable[[Path, Path], Sequence[Row]]] = {
     "language": fleets.language,
     "machine": benches.machine,
     "rccar": benches.rccar,
+    "relay": benches.relay,
     "replayed": fleets.replayed,
     "same_twice": fleets.same_twice,
     "tests": suites.tests,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -127,6 +128,26 @@ def accounts(out: Path, _: Path) -> Sequence[Row]:
             command="python bench/accounts.py --json",
         )
     ]
+
+
+def relay(out: Path, _: Path) -> Sequence[Row]:
+    """What the gateway costs beside nginx, in one run."""
+    command = "python bench/relay.py --rounds 5 --json"
+    promise = "relay: CPU per request at most {} times nginx's, {}"
+    bars = {"unary, 150 B": 5.0, "unary, 16 KB": 5.0, "stream, 32 chunks": 1.5}
+    if shutil.which("nginx") is None:
+        return [absent(promise.format(bar, case), command, "nginx is not here") for case, bar in bars.items()]
+    found = _bench(out, "relay", Path(), more=("--rounds", "5"))
+    assert found is not None
+    rows = []
+    for case, bar in bars.items():
+        told = "; ".join(
+            f"{name} {one['microseconds']:.0f} us, {one['to_nginx']:.2f} [{one['least']:.2f}, {one['most']:.2f}]"
+            for name, one in found[case].items()
+        )
+        met = found[case]["fleetmill"]["to_nginx"] <= bar
+        rows.append(Row(promise=promise.format(bar, case), measured=told, met=met, command=command))
+    return rows
 
 
 def kills(out: Path, _: Path) -> Sequence[Row]:
