@@ -44,7 +44,7 @@ def _life(chance: np.random.Generator, engine: int, level: Array, reach: Array) 
     t = np.arange(1, cycles + 1)
     wear = np.exp(chance.uniform(4.0, 6.0) * (t / cycles - 1.0)) + chance.uniform(0.0, 0.08)
     own = 1.0 + 0.15 * chance.normal(size=SENSORS)
-    shown = np.outer(wear, reach * own) + 0.12 * chance.normal(size=(cycles, SENSORS))
+    shown = np.outer(wear, reach * own) + 0.3 * chance.normal(size=(cycles, SENSORS))
     settings = 0.002 * chance.normal(size=(cycles, SETTINGS)) + np.array([0.0, 0.0, 100.0])
     return np.concatenate([np.full((cycles, 1), engine), t[:, None], settings, level * (1.0 + 0.01 * shown)], axis=1)
 
