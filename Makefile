@@ -27,11 +27,11 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types wheels
-	$(BIN)/pytest -n $(JOBS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 check: $(VENV)/.test
 	$(MAKE) --no-print-directory lint types
-	$(BIN)/pytest -n $(JOBS) -m "not slow"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
