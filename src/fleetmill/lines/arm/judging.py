@@ -41,7 +41,8 @@ def _share(part: float, whole: float) -> float:
 
 def _total(name: str, tallies: Sequence[Tally]) -> float:
     # sorted: a sum of floats must not depend on the order of the trials
-    return float(sum(sorted(float(np.sum(tally[name])) for tally in tallies if name in tally)))
+    found = (tally[name] for tally in tallies if name in tally)
+    return float(sum(sorted(float(value.sum() if value.ndim else value) for value in found)))
 
 
 class Constant:
