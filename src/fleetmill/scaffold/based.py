@@ -7,6 +7,7 @@ from string import Template
 
 from fleetmill.lines.brought import brought
 from fleetmill.receive.imports import open_files
+from fleetmill.scaffold.texts import TEST, project
 
 _LINE = Template('''\
 """The line `$name`: language models adapted from a base. Made by `fleetmill line new`; change what you like.
@@ -22,40 +23,10 @@ from fleetmill.lines.vocabulary import read
 line = made("$name", read(files(__name__).joinpath("vocabulary.txt").read_text("utf-8"), "vocabulary.txt"))
 ''')
 
-_TEST = Template('''"""The line keeps the contract, begun from nothing: each breach would be one sentence."""
-
-from ${name}_line import line
-
-from fleetmill.testing import check_line
-
-
-def test_the_line_keeps_the_contract():
-    assert check_line(line) == []
-''')
-
-_PROJECT = Template("""[build-system]
-requires = ["setuptools>=77"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "$project-line"
-version = "0.1.0"
-description = "The production line $name for Fleetmill: language models adapted from a base."
-requires-python = ">=3.10"
-dependencies = ["fleetmill"]
-
-[project.optional-dependencies]
-test = ["fleetmill[testing,train,llm]"]
-
-[project.entry-points."fleetmill.lines"]
-$name = "${name}_line:line"
-
-[tool.setuptools]
-packages = ["${name}_line"]
+_HOLDS = Template("""packages = ["${name}_line"]
 
 [tool.setuptools.package-data]
-${name}_line = ["vocabulary.txt"]
-""")
+${name}_line = ["vocabulary.txt"]""")
 
 _README = Template("""# The line `$name`
 
@@ -87,7 +58,6 @@ def files(name: str, folder: Path) -> dict[str, str]:
     words = brought(open_files(folder)).words
     told = {
         "name": name,
-        "project": name.replace("_", "-"),
         "merges": f"{len(words.merges):,}",
         "split": words.split.name,
         "digest": words.digest[:12],
@@ -96,7 +66,12 @@ def files(name: str, folder: Path) -> dict[str, str]:
     return {
         f"{name}_line/__init__.py": _LINE.substitute(told),
         f"{name}_line/vocabulary.txt": words.written(),
-        f"test_{name}_line.py": _TEST.substitute(told),
-        "pyproject.toml": _PROJECT.substitute(told),
+        f"test_{name}_line.py": TEST.substitute(told),
+        "pyproject.toml": project(
+            name,
+            holds=_HOLDS.substitute(told),
+            what=": language models adapted from a base",
+            extras="testing,train,llm",
+        ),
         "README.md": _README.substitute(told),
     }

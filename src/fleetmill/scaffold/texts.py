@@ -115,7 +115,7 @@ line = Line(
 $importers)
 ''')
 
-_TEST = Template('''"""The line keeps the contract: each breach would be one sentence."""
+TEST = Template('''"""The line keeps the contract: each breach would be one sentence."""
 
 from fleetmill.testing import check_line
 
@@ -133,18 +133,18 @@ build-backend = "setuptools.build_meta"
 [project]
 name = "$project-line"
 version = "0.1.0"
-description = "The production line $name for Fleetmill."
+description = "The production line $name for Fleetmill$what."
 requires-python = ">=3.10"
 dependencies = ["fleetmill"]
 
 [project.optional-dependencies]
-test = ["fleetmill[testing]"]
+test = ["fleetmill[$extras]"]
 
 [project.entry-points."fleetmill.lines"]
 $name = "${name}_line:line"
 
 [tool.setuptools]
-py-modules = ["${name}_line"]
+$holds
 """)
 
 _README = Template("""# The line `$name`
@@ -177,13 +177,18 @@ _NOTES = {
 }
 
 
+def project(name: str, *, holds: str, what: str = "", extras: str = "testing") -> str:
+    """A package's pyproject.toml: `holds` are setuptools' own settings, `what` ends the description."""
+    return _PROJECT.substitute(name=name, project=name.replace("_", "-"), holds=holds, what=what, extras=extras)
+
+
 def files(name: str, source: Source, chosen: Chosen) -> dict[str, str]:
     """Every file of the package by its name."""
     said = ", ".join(t.says.name for t in chosen.targets)
     return {
         f"{name}_line.py": _line(name, source, chosen),
-        f"test_{name}_line.py": _TEST.substitute(name=name),
-        "pyproject.toml": _PROJECT.substitute(name=name, project=name.replace("_", "-")),
+        f"test_{name}_line.py": TEST.substitute(name=name),
+        "pyproject.toml": project(name, holds=f'py-modules = ["{name}_line"]'),
         "README.md": _README.substitute(
             name=name,
             observed=", ".join(f.feature.name for f in chosen.observed),
