@@ -19,6 +19,7 @@ from fleetmill.judge.gate import finite
 from fleetmill.refine import run as refine
 from fleetmill.score import recorded
 from fleetmill.seams.blobs import Blobs
+from fleetmill.seams.executor import Here
 from fleetmill.seams.ledger import Draft, Fact
 
 REPORT_SEEDS = 30_000_000  # worlds of the report: used for nothing else
@@ -47,9 +48,8 @@ def measure(plan: Plan, home: Home) -> list[Fact]:
     if plan.recordings is not None and fit is not None:
         last = turns(home, plan.line)[-1]
         baseline = fit(refine.open_data(home.ledger, home.blobs, last["dataset"]))
-        told = trials.recorded_side(
-            plan.line, home.executor, home.runtime, model=None, sessions=sessions, baseline=baseline
-        )
+        # in this process: a line's own policy need not travel to another
+        told = trials.recorded_side(plan.line, Here(), home.runtime, model=None, sessions=sessions, baseline=baseline)
         drafts.append(_draft(plan, BASELINE, "", keep(home, told), last["turn"]))
     return home.ledger.append([replace(d, record={**d.record, "worlds": _number(plan, sessions)}) for d in drafts])
 
