@@ -134,6 +134,9 @@ def test_a_base_without_an_end_of_texts_or_without_a_tokenizer_is_refused() -> N
         brought(Held(files))
     files["tokenizer_config.json"] = json.dumps({"eos_token": {"content": OWN_MARKS[0]}}).encode()
     assert brought(Held(files)).rows[END] == 0
+    files["tokenizer.json"] = b"{half"
+    with pytest.raises(InvalidInputError, match=r"tokenizer\.json: not JSON"):
+        brought(Held(files))
     del files["tokenizer.json"]
     with pytest.raises(InvalidInputError, match=r"tokenizer\.json: is missing in the base's folder"):
         brought(Held(files))

@@ -92,11 +92,14 @@ def table_of(files: Files, name: str) -> Mapping[str, Any]:
     """A base's file of JSON.
 
     Raises:
-        InvalidInputError: it is missing, or no table.
+        InvalidInputError: it is missing, no JSON, or no table.
     """
     if name not in files.names():
         raise InvalidInputError(f"{name}: is missing in the base's folder. Bring a base in Hugging Face's layout")
-    found = canonical.loads(files.read(name))
+    try:
+        found = canonical.loads(files.read(name))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{name}: {error}. Copy it again") from error
     if not isinstance(found, dict):
         raise InvalidInputError(f"{name}: must hold a table, holds {_shown(found)}. Repair it")
     return found
