@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fleetmill.lines.language.sample import shops
 from fleetmill.lines.language.sizes import llama_config, named
 from fleetmill.lines.splits import SPLITS
 from fleetmill.testing import Notes
+from fleetmill.testing.kit import InMemory
 
 END = "<|endoftext|>"
 OWN_MARKS = [END, "<reserved>", "<|im_start|>"]
@@ -29,19 +30,6 @@ EDGES = (
     * 40
 )
 SAID = b"".join(shops(2)["shop-0.jsonl"].splitlines(keepends=True)[:200]).decode() + EDGES  # where cuts are seen
-
-
-class Held:
-    """Files in memory."""
-
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        self._files = files
-
-    def names(self) -> Sequence[str]:
-        return sorted(self._files)
-
-    def read(self, name: str) -> bytes:
-        return self._files[name]
 
 
 def tokenizer(split: str = "smollm") -> dict[str, Any]:
@@ -105,12 +93,12 @@ def put(files: Mapping[str, bytes], folder: Path) -> Path:
 
 def taught(said: Any, found: Mapping[str, Any], steps: int) -> dict[str, bytes]:
     """A base that has learned something, in its own order of ids."""
-    words = brought(Held(base(network(size()), found))).words
+    words = brought(InMemory(base(network(size()), found))).words
     job = TrainJob(data=said, parent=None, seed=3, settings={"steps": steps, "size": "tiny", "sums": 0})
     files = made("taught", words).train(job, Notes())  # type: ignore[operator]
     net = network(named("tiny", size().vocabulary))
     held = load(files["weights.safetensors"])
-    rows = torch.from_numpy(brought(Held(base(net, found))).rows)
+    rows = torch.from_numpy(brought(InMemory(base(net, found))).rows)
     table = net.state_dict()["model.embed_tokens.weight"].clone()
     table[rows[rows >= 0]] = held["model.embed_tokens.weight"][rows >= 0]
     net.load_state_dict(held | {"model.embed_tokens.weight": table})

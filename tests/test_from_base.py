@@ -18,7 +18,7 @@ pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 import torch
 from safetensors.torch import load, save
 
-from bases_made import Held, put, taught, tokenizer
+from bases_made import put, taught, tokenizer
 from fleetmill import cli, lines
 from fleetmill.core.errors import IntegrityError, InvalidInputError
 from fleetmill.core.line import Line, Stretch
@@ -35,6 +35,7 @@ from fleetmill.seams.runtime import policies
 from fleetmill.settings import Settings
 from fleetmill.testing import check_line, tiny_line
 from fleetmill.testing.kit import Held as Rows
+from fleetmill.testing.kit import InMemory
 from fleetmill.train import trainer
 from fleetmill.train.bases import open_base
 
@@ -50,7 +51,7 @@ def conversations(name: str, first: int, last: int) -> bytes:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """It has read other conversations of the kind."""
-    files = Held({"shop.jsonl": conversations("shop-1.jsonl", 0, 12)})
+    files = InMemory({"shop.jsonl": conversations("shop-1.jsonl", 0, 12)})
     found = [
         e
         for f in chats.read(files)

@@ -20,7 +20,7 @@ pytest.importorskip("torch", reason="needs the extra `train`")
 
 import torch
 
-from bases_made import EDGES, Held, base, network, put, size, tokenizer
+from bases_made import EDGES, base, network, put, size, tokenizer
 from fleetmill.core.line import Stretch, TrainJob
 from fleetmill.core.model import BASE_FILE
 from fleetmill.engines.genai import Genai
@@ -37,6 +37,7 @@ from fleetmill.lines.vocabulary import END, Vocabulary
 from fleetmill.seams.engine import Start
 from fleetmill.testing import Notes
 from fleetmill.testing.kit import Held as Rows
+from fleetmill.testing.kit import InMemory
 
 BUILT = Path(__file__).parents[2] / "build" / "engines" / "llama-server"
 ASKED = ("12+7=", "Ann has 12 apples and buys 7 more. How many apples does Ann have?", "naïve ☂?  12\n\n345 it's IT'S")
@@ -54,11 +55,11 @@ Adapted = tuple[Path, Vocabulary]
 def adapted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Adapted:
     """The folder of a model that learned a little beside a base."""
     split = request.param
-    files = Held(base(network(size(**SHAPES[split])), tokenizer(split)))
+    files = InMemory(base(network(size(**SHAPES[split])), tokenizer(split)))
     words = brought(files).words
     line = made("shop", words)
     assert line.adopt is not None
-    told = Held({"shop.jsonl": b"".join(shops(5)["shop-0.jsonl"].splitlines(keepends=True)[: 32 * 4])})
+    told = InMemory({"shop.jsonl": b"".join(shops(5)["shop-0.jsonl"].splitlines(keepends=True)[: 32 * 4])})
     said = [
         e
         for f in chats.read(told)

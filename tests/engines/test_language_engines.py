@@ -33,7 +33,7 @@ from fleetmill.serve.servers.roster import Roster
 from fleetmill.serve.words import Sent, Tenant, Unlimited
 from fleetmill.settings import BackendSettings, ModelSettings
 from fleetmill.testing import Notes
-from fleetmill.testing.kit import Held
+from fleetmill.testing.kit import Held, InMemory
 
 pytest.importorskip("onnxruntime_genai", reason="needs the extra `llm`")
 pytest.importorskip("tokenizers", reason="needs the extra `llm`")
@@ -72,24 +72,11 @@ class Seen:
         """Nothing is kept."""
 
 
-class Memory:
-    """One file."""
-
-    def __init__(self, chats: bytes) -> None:
-        self._chats = chats
-
-    def names(self) -> Sequence[str]:
-        return ["shop.jsonl"]
-
-    def read(self, name: str) -> bytes:
-        return self._chats
-
-
 def trained(made: Path, said: bytes, **settings: Any) -> Path:
     """A small model that learned what was said, as it is released."""
     found = [
         e
-        for f in chats.read(Memory(said))
+        for f in chats.read(InMemory({"shop.jsonl": said}))
         for e in cut(Stretch(device="d", session=f.session, index=0, tags={}, messages=list(f.messages)))
     ]
     job = TrainJob(data=Held(found), parent=None, seed=10, settings={"steps": 120, "size": "tiny", **settings})

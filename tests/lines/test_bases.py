@@ -17,7 +17,7 @@ pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 import torch
 from safetensors.torch import load, save
 
-from bases_made import Held, base, network, size, tokenizer
+from bases_made import base, network, size, tokenizer
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.core.line import Episode, Line, Stopped, Stretch, TrainJob
 from fleetmill.core.model import BASE_FILE
@@ -33,9 +33,10 @@ from fleetmill.lines.language.sizes import graph_bytes, llama_config, size_of
 from fleetmill.seams.runtime import policies
 from fleetmill.testing import Notes
 from fleetmill.testing.kit import Held as Rows
+from fleetmill.testing.kit import InMemory
 
 FOUND = tokenizer("smollm")
-WORDS = brought(Held(base(network(size()), FOUND))).words
+WORDS = brought(InMemory(base(network(size()), FOUND))).words
 LINE = made("shop", WORDS)
 SLOWED = Slowed(factor=8.0, low=1.0, high=4.0, before=64)
 SHAPES = {
@@ -50,7 +51,7 @@ def episodes(of: Line, chat: str = "shop-0.jsonl", sessions: int = 10) -> list[E
     data = b"".join(shops(7)[chat].splitlines(keepends=True)[: 32 * sessions])
     return [
         e
-        for f in chats.read(Held({"shop.jsonl": data}))
+        for f in chats.read(InMemory({"shop.jsonl": data}))
         for e in of.cut(Stretch(device="d", session=f.session, index=0, tags={}, messages=list(f.messages)))
     ]
 
@@ -61,7 +62,7 @@ SAID = episodes(LINE)
 def adopted(files: Mapping[str, bytes], of: Line = LINE) -> dict[str, bytes]:
     """As the factory hands a base to a training."""
     assert of.adopt is not None
-    return {**of.adopt(Held(files)), BASE_FILE: b'{"digest":"d"}'}
+    return {**of.adopt(InMemory(files)), BASE_FILE: b'{"digest":"d"}'}
 
 
 def train(parent: Mapping[str, bytes] | None, notes: Notes | None = None, of: Line = LINE, **how: Any) -> Any:
@@ -88,7 +89,7 @@ def bits(files: Mapping[str, bytes], of: Line = LINE) -> float:
 def test_a_base_in_our_order_says_what_it_said_in_its_own(shape: str, shards: int) -> None:
     net = network(size(**SHAPES[shape]))
     files = base(net, FOUND, shards=shards)
-    found, ours = brought(Held(files)), net_of(adopted(files))
+    found, ours = brought(InMemory(files)), net_of(adopted(files))
 
     known = np.flatnonzero(found.rows >= 0)
     ids = np.random.default_rng(1).choice(known, (2, 40))

@@ -25,7 +25,7 @@ from fleetmill.receive import imports
 from fleetmill.seams.runtime import policies
 from fleetmill.settings import LineSettings, Settings
 from fleetmill.testing import Clock, Notes
-from fleetmill.testing.kit import Held
+from fleetmill.testing.kit import Held, InMemory
 
 pytest.importorskip("tokenizers", reason="needs the extra `llm`")
 
@@ -59,21 +59,8 @@ START_NS = 1_800_000_000_000_000_000
 AWKWARD = "'Tis 1234 naïve ☂s\n\n\tit's  <|end|> <<48/2=24>>24 — don’t!"
 
 
-class Memory:
-    """Files in memory."""
-
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        self._files = files
-
-    def names(self) -> Sequence[str]:
-        return sorted(self._files)
-
-    def read(self, name: str) -> bytes:
-        return self._files[name]
-
-
 def episodes(files: Mapping[str, bytes], *, most: int = 10**6) -> list[Episode]:
-    held = Memory(files)
+    held = InMemory(files)
     importer = next(i for i in line.importers if i.detects(held))
     found = []
     for f in importer.read(held):
@@ -302,12 +289,12 @@ def test_a_text_comes_in_whole() -> None:
 def test_a_line_that_is_no_conversation_is_refused_by_its_number(text: str) -> None:
     good = '{"question": "q", "answer": "a"}\n'
     with pytest.raises(InvalidInputError, match=r"x\.jsonl line 2"):
-        list(chats.read(Memory({"x.jsonl": (good + text).encode()})))
+        list(chats.read(InMemory({"x.jsonl": (good + text).encode()})))
 
 
 def test_a_text_that_is_no_utf_8_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"x\.txt: must be UTF-8"):
-        list(texts.read(Memory({"x.txt": b"\xff\xfe\xfa"})))
+        list(texts.read(InMemory({"x.txt": b"\xff\xfe\xfa"})))
 
 
 # -- counting ---------------------------------------------------------------------------------------------------------

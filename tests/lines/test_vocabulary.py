@@ -17,16 +17,17 @@ pytest.importorskip("torch", reason="needs the extra `train`")
 
 from tokenizers import Tokenizer
 
-from bases_made import OWN_MARKS, SAID, Held, base, network, size, tokenizer
+from bases_made import OWN_MARKS, SAID, base, network, size, tokenizer
 from fleetmill.core.errors import InvalidInputError
 from fleetmill.lines.brought import brought
 from fleetmill.lines.language.pieces import OURS
 from fleetmill.lines.splits import SPLITS
 from fleetmill.lines.vocabulary import END, MARKS, Vocabulary, read
+from fleetmill.testing.kit import InMemory
 
 AWKWARD = "ab1234 \n\r\t'sSTrevmld.,=<>é²Ⅷ☂\u2003\x1c\x85"
 TOKENIZERS = {name: tokenizer(name) for name in SPLITS}
-BASES = {name: brought(Held(base(network(size()), found))) for name, found in TOKENIZERS.items()}
+BASES = {name: brought(InMemory(base(network(size()), found))) for name, found in TOKENIZERS.items()}
 
 
 def theirs(name: str, text: str) -> list[int]:
@@ -122,7 +123,7 @@ def test_another_kind_of_tokenizer_is_refused_in_one_line_that_says_where(what: 
     found = {**TOKENIZERS["smollm"], **change}
     found["model"] = {**TOKENIZERS["smollm"]["model"], **change.get("model", {})}
     with pytest.raises(InvalidInputError, match=r"^tokenizer\.json: .*" + re.escape(said)) as refused:
-        brought(Held(base(network(size()), found)))
+        brought(InMemory(base(network(size()), found)))
     assert "\n" not in str(refused.value)
 
 
@@ -131,12 +132,12 @@ def test_a_base_without_an_end_of_texts_or_without_a_tokenizer_is_refused() -> N
     config = {k: v for k, v in json.loads(files["config.json"]).items() if k != "eos_token_id"}
     files["config.json"] = json.dumps(config).encode()
     with pytest.raises(InvalidInputError, match=r"config\.json: eos_token_id = None"):
-        brought(Held(files))
+        brought(InMemory(files))
     files["tokenizer_config.json"] = json.dumps({"eos_token": {"content": OWN_MARKS[0]}}).encode()
-    assert brought(Held(files)).rows[END] == 0
+    assert brought(InMemory(files)).rows[END] == 0
     files["tokenizer.json"] = b"{half"
     with pytest.raises(InvalidInputError, match=r"tokenizer\.json: not JSON"):
-        brought(Held(files))
+        brought(InMemory(files))
     del files["tokenizer.json"]
     with pytest.raises(InvalidInputError, match=r"tokenizer\.json: is missing in the base's folder"):
-        brought(Held(files))
+        brought(InMemory(files))

@@ -140,3 +140,18 @@ class Notes:
     def saved(self) -> tuple[int, bytes] | None:
         """What an earlier run is said to have saved."""
         return self._saved
+
+
+class InMemory:
+    """Files in memory as `core.line.Files`."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+
+    def names(self) -> Sequence[str]:
+        """Their names, in order."""
+        return sorted(self._files)
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes."""
+        return self._files[name]
